@@ -1,0 +1,41 @@
+# Every target uses one environment, .venv, which make builds by itself and
+# rebuilds when setup.py changes. It needs python3 (3.11 or later) and make.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint bench clean venv
+.DEFAULT_GOAL := help
+
+help:  ## Say what there is to make.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+venv: $(STAMP)  ## Build the environment.
+
+$(STAMP): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: make PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+demo: $(STAMP)  ## From nothing to a thinking model; QUICK=1 for two minutes.
+	$(BIN)/python -m experiments.demo.run $(if $(QUICK),--quick)
+
+lint: $(STAMP)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## Everything that can fail.
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(STAMP)  ## One script per figure.
+	@set -e; for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || continue; \
+	  echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:  ## Remove the environment and everything built.
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,203 @@
+"""Runs one experiment from one config file; every run.py ends in `main(run)`.
+
+    python -m experiments.pretrain.run --config=configs/pretrain/tiny.py
+        --workdir=runs/tiny --config.seed=1
+
+`run(config, workdir, mesh)` is called with the locked config, the existing
+working folder and the mesh that `config.mesh` asks for, already set. Faults of
+the input (`UserError`, a bad flag, an unknown config key, a full disk) end in
+one line on stderr and exit status 2.
+"""
+
+from collections.abc import Callable, Sequence
+import errno
+import json
+import os
+import pathlib
+import sys
+import textwrap
+
+from absl import flags
+from absl import logging
+import jax
+import ml_collections
+from ml_collections import config_flags
+
+from lm import sharding
+from lm.launch import config_file
+from lm.launch import runtime
+from lm.launch import supervise
+from lm.types import UserError
+
+Run = Callable[[ml_collections.ConfigDict, pathlib.Path, jax.sharding.Mesh],
+               object]
+USER_ERROR_STATUS = 2
+
+
+def main(run: Run, argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, prepares JAX and calls `run`; then exits."""
+  sys.exit(execute(run, list(sys.argv if argv is None else argv)))
+
+
+def execute(run: Run, argv: Sequence[str]) -> int:
+  """As `main`, but returns the exit status."""
+  try:
+    if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv[1:]):
+      sys.stdout.write(help_text(run, argv))
+      return 0
+    values = parse(argv)
+    if values.supervise:
+      return supervise.supervise(pathlib.Path(values.workdir))
+    _execute(run, values)
+  except (UserError, flags.Error) as e:
+    sys.stderr.write(f"error: {e}\n")
+    return USER_ERROR_STATUS
+  except OSError as e:
+    if e.errno != errno.ENOSPC:
+      raise
+    sys.stderr.write(
+        f"error: no space left on the disk ({e.filename or e.strerror}): free"
+        " some, then run the same command again to resume\n")
+    return USER_ERROR_STATUS
+  except KeyboardInterrupt:
+    sys.stderr.write("interrupted\n")
+    return 130
+  return 0
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+  """Parses our flags; the rest goes to absl's global flags.
+
+  Raises:
+    UserError: no or no such config file, an unknown config key (the nearest
+      known one is named), a left-over argument.
+    flags.Error: an unknown flag or a value of the wrong type.
+  """
+  argv = list(argv)
+  values = _define(argv)
+  path = _config_path(argv)
+  if not path:
+    raise UserError("--config=FILE is needed, for instance"
+                    " --config=configs/pretrain/tiny.py (see --help)")
+  if not pathlib.Path(path.split(":")[0]).is_file():
+    raise UserError(f"no such config file: {path.split(':')[0]}")
+  try:
+    rest = values(argv, known_only=True)
+  except (AttributeError, KeyError) as e:
+    _raise_unknown_key(path, argv)
+    raise e
+  rest = flags.FLAGS(rest)
+  if len(rest) > 1:
+    raise UserError(f"unexpected argument {rest[1]!r}: flags begin with --")
+  if not isinstance(values.config, ml_collections.ConfigDict):
+    raise UserError(f"{path}: get_config() must return a ConfigDict, not"
+                    f" {type(values.config).__name__}")
+  if not values.workdir:
+    raise UserError("--workdir=FOLDER is needed, for instance"
+                    " --workdir=runs/first (see --help)")
+  return values
+
+
+def _define(argv: list[str]) -> flags.FlagValues:
+  """Our flags, on flag values of their own: nothing is defined at import."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)
+  config_flags.DEFINE_config_file(
+      "config", None, "Config file; --config.KEY=VALUE overrides a field.",
+      flag_values=values, sys_argv=argv)
+  flags.DEFINE_string(
+      "workdir", None, "Folder for checkpoints, metrics and results; the same"
+      " command with the same folder resumes.", flag_values=values)
+  flags.DEFINE_bool(
+      "supervise", False, "Run in a child process and restart it from its last"
+      " checkpoint when it dies.", flag_values=values)
+  flags.DEFINE_bool(
+      "distributed", False, "Join the other hosts of a Cloud TPU pod, Slurm or"
+      " Kubernetes job (found automatically).", flag_values=values)
+  flags.DEFINE_string(
+      "coordinator", os.environ.get("JAX_COORDINATOR_ADDRESS"),
+      "host:port of process 0, where hosts cannot be found automatically.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "num_processes", int(os.environ.get("JAX_NUM_PROCESSES", 1)),
+      "How many processes there are, with --coordinator.", flag_values=values)
+  flags.DEFINE_integer(
+      "process_id", int(os.environ.get("JAX_PROCESS_ID", 0)),
+      "Which of them this is, with --coordinator.", flag_values=values)
+  flags.DEFINE_integer(
+      "cpu_devices", None, "Pretend that the CPU is so many devices, to try a"
+      " pod's mesh on a laptop.", flag_values=values, lower_bound=1)
+  return values
+
+
+def _execute(run: Run, values: flags.FlagValues) -> None:
+  config, workdir = values.config, pathlib.Path(values.workdir)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as e:
+    raise UserError(f"--workdir={workdir} is a file, not a folder") from e
+  logging.use_absl_handler()
+  runtime.quiet()
+  runtime.cpu_devices(values.cpu_devices)
+  runtime.compilation_cache()
+  runtime.distributed(
+      auto=values.distributed, coordinator=values.coordinator,
+      num_processes=values.num_processes, process_id=values.process_id)
+  shape = config.get("mesh")
+  if isinstance(shape, ml_collections.ConfigDict):
+    shape = shape.to_dict()
+  mesh = sharding.make_mesh(shape)
+  if jax.process_index() == 0:
+    text = json.dumps(config.to_dict(), indent=2, default=str)
+    (workdir / "config.json").write_text(text + "\n")
+  logging.info("%d x %s, mesh %s", mesh.size, jax.devices()[0].device_kind,
+               dict(mesh.shape))
+  with jax.set_mesh(mesh):
+    run(config, workdir, mesh)
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+  for i, arg in enumerate(argv):
+    name, _, value = arg.partition("=")
+    if name in ("-config", "--config"):
+      return value or (argv[i + 1] if i + 1 < len(argv) else None)
+  return None
+
+
+def _raise_unknown_key(path: str, argv: Sequence[str]) -> None:
+  """Raises UserError if an override names a field that is not there."""
+  known = config_file.fields(config_file.load(path))
+  for arg in argv:
+    name = arg.lstrip("-").partition("=")[0]
+    for prefix in ("config.", "noconfig."):
+      if arg.startswith("-") and name.startswith(prefix):
+        key = name.removeprefix(prefix)
+        if key not in known:
+          raise UserError(f"{path} has no field {key!r}:"
+                          f" {config_file.nearest(key, known)}")
+
+
+def help_text(run: Run, argv: Sequence[str]) -> str:
+  """The experiment's docstring, the flags, and the fields of --config."""
+  module = sys.modules.get(run.__module__)
+  spec = getattr(module, "__spec__", None)
+  program = f"python -m {spec.name}" if spec else f"python {argv[0]}"
+  doc = (getattr(module, "__doc__", "") or "").strip()
+  text = [f"usage: {program} --config=FILE --workdir=FOLDER"
+          " [--config.KEY=VALUE ...]\n", doc, "", "flags:"]
+  values = _define([argv[0]])
+  own = [flags.FLAGS[n] for n in sorted(flags.FLAGS)
+         if module and flags.FLAGS.find_module_defining_flag(n)
+         in (module.__name__, argv[0])]
+  for flag in [values[n] for n in sorted(values)] + own:
+    text += textwrap.wrap(f"--{flag.name}: {flag.help}", 78,
+                          initial_indent="  ", subsequent_indent="      ")
+  path = _config_path(argv)
+  if path and pathlib.Path(path.split(":")[0]).is_file():
+    text += ["", f"fields of {path}:"]
+    for name, value in config_file.fields(config_file.load(path)).items():
+      if not isinstance(value, ml_collections.ConfigDict):
+        text.append(f"  --config.{name}={value!r}")
+  else:
+    text += ["", "With --config=FILE --help, the config's fields follow here."]
+  return "\n".join(text) + "\n"

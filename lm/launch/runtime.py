@@ -1,0 +1,82 @@
+"""How JAX is set up for a run: devices, hosts, compile cache, noise.
+
+This is the one place for process-wide settings. No XLA flag is set: on CPU the
+defaults were the fastest, on TPU flags are passed to the compile that needs
+them. Whoever wants one sets `XLA_FLAGS`, which is left alone.
+"""
+
+import os
+import pathlib
+
+import jax
+
+from lm.types import UserError
+
+
+def quiet() -> None:
+  """Silences the C++ log lines of libraries that are loaded later."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def cpu_devices(count: int | None) -> None:
+  """Makes the CPU look like `count` devices; None leaves it alone."""
+  if count is not None:
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def cache_folder() -> pathlib.Path:
+  """Where things that only save time live: $LM_CACHE or ~/.cache/lm."""
+  return pathlib.Path(
+      os.environ.get("LM_CACHE") or pathlib.Path.home() / ".cache" / "lm")
+
+
+def compilation_cache() -> None:
+  """Keeps compiled programs between runs; $JAX_COMPILATION_CACHE_DIR wins.
+
+  A folder that cannot be written costs the cache, not the run.
+  """
+  if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    return
+  folder = cache_folder() / "jax"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def distributed(
+    *, auto: bool = False, coordinator: str | None = None,
+    num_processes: int = 1, process_id: int = 0,
+) -> None:
+  """Joins the other hosts, if there are any; call before any other JAX use.
+
+  Args:
+    auto: let JAX find the hosts (Cloud TPU pods, Slurm, Kubernetes, MPI).
+    coordinator: host:port of process 0, where it cannot.
+    num_processes: how many processes there are.
+    process_id: which of them this is.
+
+  Raises:
+    UserError: a process number out of range, or no connection.
+  """
+  if coordinator and not 0 <= process_id < num_processes:
+    raise UserError(f"--process_id={process_id} is not below"
+                    f" --num_processes={num_processes}")
+  if not auto and num_processes == 1:
+    return
+  if not auto and not coordinator:
+    raise UserError("--num_processes needs --coordinator=HOST:PORT")
+  if jax.config.jax_platforms in (None, "", "cpu"):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  kwargs = {} if auto else dict(
+      coordinator_address=coordinator, num_processes=num_processes,
+      process_id=process_id)
+  try:
+    jax.distributed.initialize(**kwargs)
+  except (RuntimeError, ValueError) as e:
+    line = str(e).splitlines()[0]
+    raise UserError(f"could not join the other hosts: {line}") from e
