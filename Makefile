@@ -30,7 +30,7 @@ lint: $(STAMP)  ## Style and types.
 	$(BIN)/mypy
 
 test: lint  ## Everything that can fail.
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(STAMP)  ## One script per figure.
 	@set -e; for script in benchmarks/*.py; do \

@@ -1,0 +1,136 @@
+"""The `lm` command: thin sub-commands over the rooms.
+
+Each sub-command imports only what it needs, so `lm --help` is quick. Training
+is `python -m experiments.STAGE.run --config=...`.
+"""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from lm.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a sub-command; returns 0, 1 (measured, not as expected) or 2."""
+  parser = argparse.ArgumentParser(prog="lm", description=(
+      "Small tools around the experiments; train with python -m"
+      " experiments.STAGE.run --config=..."))
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+  _add_vocab(commands)
+  _add_ablate(commands)
+  args, rest = parser.parse_known_args(argv)
+  if rest and not args.takes_overrides:
+    parser.error(f"unexpected argument {rest[0]!r}")
+  args.rest = rest
+  try:
+    return args.call(args) or 0
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    return 130
+
+
+def _add(commands, name: str, call, text: str, *, takes_overrides=False):
+  parser = commands.add_parser(name, help=text, description=text)
+  parser.set_defaults(call=call, takes_overrides=takes_overrides)
+  return parser
+
+
+def _add_vocab(commands) -> None:
+  parser = commands.add_parser("vocab", help="Vocabularies.")
+  sub = parser.add_subparsers(required=True, metavar="COMMAND")
+  train = _add(sub, "train", _vocab_train,
+               "Trains a SentencePiece BPE vocabulary on text files.")
+  train.add_argument("files", nargs="+", help="text files or folders")
+  train.add_argument("--size", type=int, default=8192)
+  train.add_argument("--out", required=True, help="the .model file to write")
+  train.add_argument("--symbol", action="append", default=[],
+                     help="a string that shall be one piece; may be repeated")
+  show = _add(sub, "show", _vocab_show, "Shows how a vocabulary cuts a text.")
+  show.add_argument("file", help="a .model file, or bytes")
+  show.add_argument("text")
+
+
+def _vocab_train(args) -> None:
+  from lm.data import vocab
+  paths = []
+  for name in map(pathlib.Path, args.files):
+    if not name.exists():
+      raise UserError(f"no such file or folder: {name}")
+    paths += sorted(p for p in name.rglob("*") if p.is_file()) \
+        if name.is_dir() else [name]
+  texts = (p.read_text(encoding="utf-8", errors="replace") for p in paths)
+  made = vocab.train(texts, args.size, path=args.out, symbols=args.symbol)
+  print(f"{args.out}: {made.size} pieces from {len(paths)} files")
+
+
+def _vocab_show(args) -> None:
+  from lm.data import vocab
+  loaded = vocab.load(args.file)
+  ids = loaded.encode(args.text)
+  print(" ".join(f"{loaded.piece(i)!r}:{i}" for i in ids))
+
+
+def _add_ablate(commands) -> None:
+  parser = _add(
+      commands, "ablate", _ablate,
+      "Runs every config of a folder with several seeds, resuming what is not"
+      " done, and writes the table. --config.KEY=VALUE is passed on to every"
+      " run (and then the expected ranges are not checked).",
+      takes_overrides=True)
+  parser.add_argument("folder", help="for instance configs/ablations/qk_norm")
+  parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ..")
+  parser.add_argument("--workdir", help="by default runs/ablations/NAME")
+  parser.add_argument("--record", action="store_true", help=(
+      "also write RESULTS.md and results.json beside the configs"))
+
+
+def _ablate(args) -> int:
+  from lm.launch import ablate
+  import rich.console
+  import rich.table
+
+  for item in args.rest:
+    if not item.startswith("--config."):
+      raise UserError(f"unexpected argument {item!r}")
+  if args.seeds < 1:
+    raise UserError("--seeds must be at least 1")
+  folder = pathlib.Path(args.folder)
+  cells = ablate.load_cells(folder)
+  root = pathlib.Path(args.workdir or f"runs/ablations/{folder.name}")
+  seeds, results = range(args.seeds), {}
+  console = rich.console.Console()
+  for seed in seeds:  # Seeds outside: a first answer comes early.
+    for cell in cells:
+      name = f"{cell.name}, seed {seed}"
+      with console.status(name) as status:
+        result = ablate.run_cell(
+            cell, seed, root / cell.name / f"seed{seed}", overrides=args.rest,
+            on_progress=lambda line, s=status, n=name: s.update(
+                f"{n} {line}"[:console.width - 4].replace("[", "(")))
+      results.setdefault(cell.name, []).append(result)
+      console.print(f"{name}: {result['seconds']:.0f} s", highlight=False)
+  table = ablate.summarise(cells, results)
+  head, *body = ablate.rows(table)
+  shown = rich.table.Table(*head)
+  for row in body:
+    shown.add_row(*row)
+  console.print(shown)
+  ablate.save(root, "table", folder.name, seeds, table)
+  if args.record:
+    ablate.save(folder, "results", folder.name, seeds, table)
+    (folder / "results.md").rename(folder / "RESULTS.md")
+  console.print(f"{root / 'table.md'}, {root / 'table.json'}")
+  if args.rest:
+    return 0
+  for line in ablate.surprises(table):
+    console.print(f"unexpected: {line}", style="red")
+  return 1 if ablate.surprises(table) else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
