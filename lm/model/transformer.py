@@ -1,0 +1,258 @@
+"""The decoder-only transformer and its functional face, `LanguageModel`."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm import sharding
+from lm.model import layers
+from lm.model.attention import Attention, make_mask
+from lm.model.cache import Cache
+from lm.model.config import ModelConfig
+from lm.model.dot import compute_dtype, dot
+from lm.types import Output, Params, UserError
+
+_save = jax.checkpoint_policies.save_only_these_names
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "save_qkv": _save("q", "k", "v"),
+    "save_matmuls": _save("q", "k", "v", "mlp_gate", "mlp_up"),
+}
+
+# Dimension names of every parameter, by the last part of its path; those of a
+# block are stacked along a leading `layers` dimension.
+_AXES = {
+    "table": ("vocab", "embed"),
+    "q": ("embed", "heads", None),
+    "k": ("embed", "kv_heads", None),
+    "v": ("embed", "kv_heads", None),
+    "o": ("heads", None, "embed"),
+    "q_norm": (None,),
+    "k_norm": (None,),
+    "gate": ("embed", "mlp"),
+    "up": ("embed", "mlp"),
+    "down": ("mlp", "embed"),
+    "scale": (None,),
+    "kernel": ("embed", "vocab"),
+    "value": (None,),
+    "bias": (),
+}
+
+
+class Block(nn.Module):
+  """One pre-norm layer; the carry is (activations, cache keys and values)."""
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, carry, layer, table, mask_BTS, cursor):
+    c = self.config
+    x_BTD, kv = carry
+    h_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
+    h_BTD, kv = Attention(c, name="attention")(
+        h_BTD, table=table, mask_BTS=mask_BTS, kv=kv, layer=layer,
+        cursor=cursor)
+    x_BTD = x_BTD + h_BTD
+    h_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
+    x_BTD = x_BTD + layers.Mlp(c, name="mlp")(h_BTD)
+    return (x_BTD, kv), None
+
+
+class Transformer(nn.Module):
+  """Embeddings, scanned blocks, final norm; heads as separate methods."""
+  config: ModelConfig
+
+  def setup(self):
+    c = self.config
+    if c.remat not in REMAT:
+      raise UserError(
+          f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
+    block = Block
+    if c.remat != "none":
+      block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False)
+    unroll = c.unroll or (
+        c.num_layers if jax.default_backend() == "cpu" else 1)
+    self.layers = nn.scan(
+        block, variable_axes={"params": 0}, split_rngs={"params": True},
+        in_axes=(0,) + (nn.broadcast,) * 3, length=c.num_layers,
+        unroll=unroll,
+    )(c)
+    self.embed = Table(c)
+    self.final_norm = layers.RMSNorm(c.norm_eps)
+    if not c.tied:
+      self.head = Head(c)
+    if c.scalar_head:
+      self.value = ScalarHead(c)
+
+  def hidden(self, tokens_BT, positions_BT, segments_BT, cache):
+    c = self.config
+    x_BTD = self.embed(tokens_BT)
+    table = layers.rope_table(c, positions_BT)
+    kv, cursor = None, jnp.zeros((), jnp.int32)
+    k_positions, k_segments = positions_BT, segments_BT
+    if cache is not None:
+      cursor = cache.cursor
+      k_positions, k_segments = (
+          jax.lax.dynamic_update_slice(
+              old, sharding.shard(new, "batch", None), (0, cursor))
+          for old, new in ((cache.positions_BS, positions_BT),
+                           (cache.segments_BS, segments_BT)))
+      kv = (cache.k_LBSKH, cache.v_LBSKH)
+    mask_BTS = make_mask(
+        positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
+        sharding.shard(k_segments, "batch", None), c.window)
+    (x_BTD, kv), _ = self.layers(
+        (x_BTD, kv), jnp.arange(c.num_layers), table, mask_BTS, cursor)
+    x_BTD = self.final_norm(x_BTD)
+    if cache is not None:
+      cache = Cache(*kv, k_positions, k_segments,
+                    cursor + tokens_BT.shape[1])
+    return x_BTD, cache
+
+  def logits(self, x_BTD):
+    c = self.config
+    kernel_DV = self.embed.kernel() if c.tied else self.head.kernel()
+    logits_BTV = dot(x_BTD, kernel_DV, out=("batch", "length", "vocab"),
+                     dtype=jnp.float32)
+    if c.logit_cap is not None:
+      logits_BTV = c.logit_cap * jnp.tanh(logits_BTV / c.logit_cap)
+    if c.padded_vocab != c.vocab_size:
+      ids = sharding.shard(jnp.arange(c.padded_vocab), "vocab")
+      logits_BTV = jnp.where(ids < c.vocab_size, logits_BTV, -1e9)
+    return logits_BTV
+
+  def values(self, x_BTD):
+    return self.value(x_BTD)
+
+  def __call__(self, tokens_BT, positions_BT, segments_BT, cache=None):
+    x_BTD, cache = self.hidden(tokens_BT, positions_BT, segments_BT, cache)
+    values = self.values(x_BTD) if self.config.scalar_head else None
+    return Output(x_BTD, self.logits(x_BTD), values, cache)
+
+
+class Table(nn.Module):
+  """The embedding table [V, D]; scaled so that activations start at 1."""
+  config: ModelConfig
+
+  def setup(self):
+    c = self.config
+    self.table = self.param(
+        "table", nn.initializers.normal(c.d_model ** -0.5 if c.tied else 1.0),
+        (c.padded_vocab, c.d_model))
+
+  def __call__(self, tokens_BT):
+    c = self.config
+    # Gathering from a table sharded over D makes XLA rematerialise it.
+    table = sharding.shard(self.table, "vocab", None)
+    shape = (*tokens_BT.shape, c.d_model)
+    x_BTD = table.at[tokens_BT].get(
+        out_sharding=sharding.out_spec(layers.ACTIVATION, shape), mode="clip")
+    return x_BTD.astype(compute_dtype(c.dtype))
+
+  def kernel(self):
+    return sharding.shard(self.table, "vocab", None).T
+
+
+class Head(nn.Module):
+  """The untied LM head [D, V]."""
+  config: ModelConfig
+
+  def setup(self):
+    c = self.config
+    self.w = self.param("kernel", layers.kernel_init(c.d_model),
+                        (c.d_model, c.padded_vocab))
+
+  def kernel(self):
+    return sharding.shard(self.w, None, "vocab")
+
+
+class ScalarHead(nn.Module):
+  """One float32 logit a position: a value or a reward."""
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x_BTD):
+    w = self.param("value", nn.initializers.zeros, (self.config.d_model,))
+    bias = self.param("bias", nn.initializers.zeros, ())
+    return jnp.sum(x_BTD.astype(jnp.float32) * w, axis=-1) + bias
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """A stateless model: every method is a pure function of `params`.
+
+  One forward pass serves training, sampling, scoring and search.
+  """
+  config: ModelConfig
+
+  @property
+  def module(self) -> Transformer:
+    return Transformer(self.config)
+
+  def _init(self, key):
+    ints = jnp.zeros((1, 2), jnp.int32)
+    return self.module.init(key, ints, ints, ints)["params"]
+
+  def init(self, key: jax.Array) -> Params:
+    """Float32 parameters, laid out on the mesh that is set."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+      return jax.jit(self._init)(key)
+    shardings = sharding.tree_shardings(self.abstract(), self.axes(), mesh)
+    return jax.jit(self._init, out_shardings=shardings)(key)
+
+  def abstract(self) -> Params:
+    """The parameters' shapes and dtypes, without making them."""
+    return jax.eval_shape(self._init, jax.random.key(0))
+
+  def axes(self) -> Params:
+    """The dimension names of every parameter, as a tree like `init`'s."""
+    def names(path, _):
+      keys = [k.key for k in path]
+      return (("layers",) if keys[0] == "layers" else ()) + _AXES[keys[-1]]
+    return jax.tree_util.tree_map_with_path(names, self.abstract())
+
+  def _places(self, tokens_BT, positions_BT, segments_BT):
+    like = lambda x: sharding.shard(
+        jnp.broadcast_to(x, tokens_BT.shape), "batch", "length")
+    if positions_BT is None:
+      positions_BT = like(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32))
+    if segments_BT is None:
+      segments_BT = like(jnp.ones((), jnp.int32))
+    return positions_BT, segments_BT
+
+  def forward(self, params: Params, tokens_BT, *, positions_BT=None,
+              segments_BT=None, cache: Cache | None = None) -> Output:
+    """Logits (and values) of every position; see `types.Output`.
+
+    Args:
+      params: from `init`.
+      tokens_BT: int32.
+      positions_BT: int32; 0..T-1 by default.
+      segments_BT: int32, 0 = padding; all 1 by default. With a cache, 1 for
+        tokens and 0 for slots to leave empty.
+      cache: keys and values so far; the new tokens are written after them.
+    """
+    places = self._places(tokens_BT, positions_BT, segments_BT)
+    return self.module.apply({"params": params}, tokens_BT, *places, cache)
+
+  def hidden(self, params: Params, tokens_BT, *, positions_BT=None,
+             segments_BT=None, cache: Cache | None = None):
+    """Final activations [B, T, D] and the cache, without the heads."""
+    places = self._places(tokens_BT, positions_BT, segments_BT)
+    return self.module.apply(
+        {"params": params}, tokens_BT, *places, cache, method="hidden")
+
+  def logits(self, params: Params, hidden_BTD):
+    """Float32 logits [B, T, V padded] of final activations."""
+    return self.module.apply({"params": params}, hidden_BTD, method="logits")
+
+  def values(self, params: Params, hidden_BTD):
+    """Float32 scalar-head logits [B, T] of final activations."""
+    if not self.config.scalar_head:
+      raise UserError(
+          "this model has no scalar head: train one with experiments.value, or"
+          " set model.scalar_head=True")
+    return self.module.apply({"params": params}, hidden_BTD, method="values")
