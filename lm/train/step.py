@@ -1,0 +1,166 @@
+"""One training step: gradients over microbatches, clipping, update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lm import sharding
+from lm.objectives import common
+from lm.types import Batch, Params, TrainState, UserError
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict]],
+    tx: optax.GradientTransformation, *, seed: int, microbatches: int = 1,
+) -> Step:
+  """The jitted step `(state, batch) -> (state, metrics)`; it donates `state`.
+
+  The random key of an update is a function of (seed, state.step), so a resumed
+  run draws what the uninterrupted one draws.
+
+  Args:
+    loss_fn: a loss whose value and metrics add up over microbatches (see
+      `lm.objectives.common`).
+    tx: the optimizer.
+    seed: of all randomness inside the step.
+    microbatches: parts of the batch that are worked on one after another.
+
+  Returns:
+    The step. Its metrics are float32 scalars on the device, with `grad_norm`
+    (before clipping) and, where the loss does not report one, `loss` added.
+
+  Raises:
+    UserError: (when traced) the batch does not divide by `microbatches`.
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def step(state, batch):
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    if microbatches == 1:
+      (loss, metrics), grads = grad_fn(state.params, batch, rng)
+    else:
+      loss, metrics, grads = _accumulate(
+          grad_fn, state.params, batch, rng, microbatches)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+    metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def _accumulate(grad_fn, params, batch, rng, microbatches):
+  """Sums loss, metrics and gradients over the microbatches."""
+  totals = common.totals(batch)
+  parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
+
+  def at(part, index):
+    part = part.replace(extra={**part.extra, "totals": totals})
+    key = jax.random.fold_in(rng, index)
+    (loss, metrics), grads = grad_fn(params, part, key)
+    return loss, metrics, grads
+
+  def body(carry, xs):
+    return jax.tree.map(jnp.add, carry, at(*xs)), None
+
+  shapes = jax.eval_shape(
+      lambda: at(jax.tree.map(lambda x: x[0], parts), 0))
+  zero = jax.tree.map(_zeros, shapes)
+  xs = (parts, jnp.arange(microbatches))
+  return jax.lax.scan(body, zero, xs)[0]
+
+
+def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+  zeros = jnp.zeros(shape.shape, shape.dtype)
+  if jax.sharding.get_abstract_mesh().empty:
+    return zeros
+  return jax.sharding.reshard(zeros, shape.sharding.spec)
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+  """[B, ...] -> [parts, B / parts, ...]; every device keeps its own rows."""
+  rows = x.shape[0]
+  if rows % parts:
+    raise UserError(
+        f"a batch of {rows} rows does not divide into {parts} microbatches:"
+        " change config.microbatches"
+    )
+  shape = (rows // parts, parts, *x.shape[1:])
+  if jax.sharding.get_abstract_mesh().empty:
+    return jnp.swapaxes(x.reshape(shape), 0, 1)
+  names = ("batch", None, "length", *(None,) * x.ndim)[:x.ndim + 1]
+  spec = sharding.spec(names, shape)
+  x = jax.sharding.reshard(x, jax.sharding.PartitionSpec(spec[0], *spec[2:]))
+  return jnp.swapaxes(jax.lax.reshape(x, shape, out_sharding=spec), 0, 1)
+
+
+def init_state(
+    model: Any, tx: optax.GradientTransformation, key: jax.Array,
+    mesh: jax.sharding.Mesh | None = None,
+) -> TrainState:
+  """Fresh parameters and optimizer state, laid out on the mesh.
+
+  Args:
+    model: anything with `init(key) -> params`.
+    tx: the optimizer.
+    key: of the initial parameters.
+    mesh: where to lay them out; by default the mesh that is set, if any.
+  """
+  @jax.jit
+  def build(key):
+    params = model.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  if mesh is None:
+    return build(key)
+  with jax.set_mesh(mesh):
+    return build(key)
+
+
+def state_of(params: Params, tx: optax.GradientTransformation) -> TrainState:
+  """A state at step 0 for given parameters (the next stage starts here).
+
+  The state owns fresh buffers: a step that donates it leaves `params` alone.
+  """
+  @jax.jit
+  def build(params):
+    copy = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), copy, tx.init(params))
+  return build(params)
+
+
+def shard_batch(
+    batch: Batch, *, rules: sharding.AxisRules = sharding.RULES
+) -> Batch:
+  """Puts a batch on the set mesh: rows over (data, fsdp), length over context.
+
+  With several processes each passes its own rows of the global batch, in the
+  order of the processes.
+
+  Args:
+    batch: NumPy or jax arrays.
+    rules: the layout.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return batch
+  hosts = jax.process_count()
+
+  def one(x):
+    shape = np.shape(x)
+    if shape and hosts > 1 and not isinstance(x, jax.Array):
+      shape = (shape[0] * hosts, *shape[1:])
+    names = ("batch", "length", *(None,) * len(shape))[:len(shape)]
+    spec = sharding.spec(names, shape, rules=rules, mesh=mesh)
+    layout = jax.sharding.NamedSharding(mesh, spec)
+    if hosts > 1 and not isinstance(x, jax.Array):
+      return jax.make_array_from_process_local_data(layout, x, shape)
+    return jax.device_put(x, layout)
+  return jax.tree.map(one, batch)
