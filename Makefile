@@ -6,11 +6,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench clean venv
+.PHONY: help venv demo test lint bench build-files clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(STAMP)  ## Build the environment.
 
@@ -36,6 +36,9 @@ bench: $(STAMP)  ## One script per figure.
 	@set -e; for script in benchmarks/*.py; do \
 	  [ -e "$$script" ] || continue; \
 	  echo "== $$script"; $(BIN)/python "$$script"; done
+
+build-files: $(STAMP)  ## Rewrite the Bazel BUILD files from the imports.
+	$(BIN)/python tests/build_files.py
 
 clean:  ## Remove the environment and everything built.
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
