@@ -67,6 +67,10 @@ class Vocab:
     """The piece with this id, for display."""
     raise NotImplementedError
 
+  def token_bytes(self, index: int) -> bytes:
+    """The bytes that one id stands for."""
+    raise NotImplementedError
+
   def serialize(self) -> bytes:
     """The bytes that `load` reads."""
     raise NotImplementedError
@@ -113,13 +117,13 @@ class SentencePieceVocab(Vocab):
       self._sp.LoadFromSerializedProto(self._model)
     except RuntimeError as e:
       raise UserError("not a SentencePiece model: train one with"
-                      " `lm vocab`") from e
+                      " `lm vocab train`") from e
     self.size = self._sp.get_piece_size()
     try:
       self.eos_id = self.id(END)
     except KeyError as e:
       raise UserError(f"the SentencePiece model has no piece {END}: train one"
-                      " with `lm vocab`") from e
+                      " with `lm vocab train`") from e
 
   def _encode(self, text: str) -> list[int]:
     if _SPACE not in text:
@@ -142,6 +146,12 @@ class SentencePieceVocab(Vocab):
 
   def piece(self, index: int) -> str:
     return self._sp.id_to_piece(int(index))
+
+  def token_bytes(self, index: int) -> bytes:
+    piece = self.piece(index)
+    if self._sp.is_byte(int(index)):
+      return bytes([int(piece[3:5], 16)])
+    return piece.replace(_SPACE, " ").encode()
 
   def serialize(self) -> bytes:
     return self._model
@@ -189,6 +199,9 @@ class ByteVocab(Vocab):
   def piece(self, index: int) -> str:
     return self._pieces[index].decode("utf-8", "backslashreplace")
 
+  def token_bytes(self, index: int) -> bytes:
+    return self._pieces[index]
+
   def serialize(self) -> bytes:
     return json.dumps({"kind": "bytes", "symbols": self.symbols}).encode()
 
@@ -209,7 +222,7 @@ def load(path: str | os.PathLike) -> Vocab:
     raw = path.read_bytes()
   except OSError as e:
     raise UserError(f"no vocabulary at {path}: train one with"
-                    " `lm vocab`") from e
+                    " `lm vocab train`") from e
   if raw[:1] == b"{":
     try:
       return ByteVocab(json.loads(raw)["symbols"])
