@@ -38,8 +38,8 @@ def test_symbols_are_one_piece_each(vocab):
 
 
 HARD = [
-    "", " ", "  lead", "trail  ", "\ttab\t\t", "a\n\n\nb\n", "\r\n", "é 漢字 🎉",
-    "a \u2581 b\u2581", "\x00\x01\x7f", "\u2028\u00a0\u3000\ufeffﬁ ｶﾞ",
+    "", " ", "  lead", "trail  ", "\ttab\t\t", "a\n\n\nb\n", "\r\n",
+    "é 漢 🎉", "a \u2581 b\u2581", "\x00\x01\x7f", "\u2028\u00a0\u3000\ufeffﬁ",
     "def f(x):\n    return  x + 10\n", "1000 0x13 3.14159 99999",
     "<|user|>hi<|end|>", "<unk> <s> </s> <0x41>", LINE,
 ]

@@ -1,0 +1,148 @@
+"""Prepare: write a task once, after all its preprocessors.
+
+Shards are written by several processes, each atomically; a run that was killed
+goes on with the shards that are missing, and the bytes do not depend on how
+often that happened or on how many processes there were.
+"""
+
+from collections.abc import Sequence
+import concurrent.futures
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from lm.data import packing, store
+from lm.data.tasks import Task
+from lm.types import UserError
+
+# Below this many shards per process, starting one costs more than it saves.
+_SHARDS_PER_PROCESS = 2
+_SUFFIX = {"tokens": ".tokens", "examples": ".array_record"}
+
+
+def write(
+    task: Task, folder: str | os.PathLike, *, processes: int | None = None,
+    lengths: Sequence[int] = (), too_long: str = "error",
+    overwrite: bool = False,
+) -> store.Manifest:
+  """Writes a task to `folder`, or finishes or finds what is there.
+
+  Args:
+    task: what to write.
+    folder: where; made if missing.
+    processes: how many to use; None chooses, 1 stays in this process.
+    lengths: row lengths to store packing plans for (examples only; other
+      lengths are planned when they are first read).
+    too_long: for these plans, as in `pipeline.packed`.
+    overwrite: whether to replace other data in the folder.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: other data in the folder, no data at all, or bad rows.
+  """
+  folder = pathlib.Path(folder)
+  job = hashlib.sha256(json.dumps(
+      [store.FORMAT_VERSION, task.name, task.kind, task.vocab.hash, task.key,
+       len(task.shards)]).encode()).hexdigest()[:16]
+  manifest = _finished(folder, task, job, overwrite)
+  if manifest is None:
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = _write_shards(task, folder, job, processes)
+    manifest = _finish(task, folder, job, entries)
+  if task.kind == "examples" and lengths:
+    sizes = np.array([e["tokens"].size for e in store.read_examples(manifest)])
+    for length in lengths:
+      packing.stored_plan(manifest, sizes, length, too_long=too_long)
+  return manifest
+
+
+def _finished(folder: pathlib.Path, task: Task, job: str, overwrite: bool):
+  """The manifest of the same job, if it is done and whole."""
+  if not (folder / store.MANIFEST).exists():
+    return None
+  try:
+    manifest = store.open_folder(folder, task.kind)
+    if manifest.job == job:
+      return manifest
+    problem = f"holds other data ({manifest.name}, another source, vocabulary"
+    problem += " or option)"
+  except UserError as e:
+    problem = f"holds damaged data: {e}"
+  if not overwrite:
+    raise UserError(f"{folder} {problem}: give another folder, delete it, or"
+                    " say overwrite")
+  for path in folder.iterdir():
+    if path.suffix in (*_SUFFIX.values(), ".npz", ".json", ".tmp"):
+      path.unlink()
+  return None
+
+
+def _write_shards(task: Task, folder: pathlib.Path, job: str,
+                  processes: int | None) -> list[dict[str, Any]]:
+  count = len(task.shards)
+  if processes is None:
+    processes = min(os.cpu_count() or 1, count // _SHARDS_PER_PROCESS)
+  if processes <= 1 or count == 1:
+    return [_write_shard(task, folder, job, i) for i in range(count)]
+  # Spawned, not forked: TensorFlow and jax have threads.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(
+      min(processes, count), mp_context=context) as pool:
+    futures = [pool.submit(_write_shard, task, folder, job, i)
+               for i in range(count)]
+    try:
+      return [f.result() for f in futures]
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def _write_shard(task: Task, folder: pathlib.Path, job: str,
+                 index: int) -> dict[str, Any]:
+  """One shard and its entry, unless both are already there."""
+  stem = f"{index:05d}-of-{len(task.shards):05d}"
+  note = folder / f"{stem}.json"
+  try:
+    entry = json.loads(note.read_text())
+    path = folder / entry["name"]
+    if entry.pop("job") == job and store.checksum(path) == entry["sha256"]:
+      return entry
+  except (OSError, ValueError, KeyError):
+    pass  # Not there yet, or not whole: write it.
+  entry = store.write_shard(
+      folder / (stem + _SUFFIX[task.kind]), task.kind, task.examples(index),
+      vocab_size=task.vocab.size)
+  store.write_atomic(note, json.dumps({**entry, "job": job}).encode())
+  return entry
+
+
+def _finish(task: Task, folder: pathlib.Path, job: str,
+            entries: list[dict[str, Any]]) -> store.Manifest:
+  """Writes the manifest, then removes the shards' notes and torn files."""
+  total = lambda key: sum(e[key] for e in entries)
+  if not total("tokens"):
+    raise UserError(f"task {task.name} has no data: {task.source}")
+  manifest = store.Manifest(
+      kind=task.kind, name=task.name, source=dict(task.source), job=job,
+      vocab={"hash": task.vocab.hash, "size": task.vocab.size,
+             "eos_id": task.vocab.eos_id},
+      counts={**{k: total(k) for k in ("documents", "tokens", "trained_tokens",
+                                       "text_bytes")},
+              "longest": max(e["longest"] for e in entries)},
+      features=sorted({f for e in entries for f in e["features"]}),
+      files=[{k: e[k] for k in ("name", "size", "sha256", "documents",
+                                "tokens")} for e in entries],
+      folder=folder)
+  manifest.save()
+  for i in range(len(entries)):
+    (folder / f"{i:05d}-of-{len(entries):05d}.json").unlink(missing_ok=True)
+  for path in folder.glob("*.tmp"):
+    path.unlink(missing_ok=True)
+  return manifest
