@@ -14,16 +14,7 @@ from lm.types import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a sub-command; returns 0, 1 (measured, not as expected) or 2."""
-  parser = argparse.ArgumentParser(prog="lm", description=(
-      "Small tools around the experiments; train with python -m"
-      " experiments.STAGE.run --config=..."))
-  commands = parser.add_subparsers(required=True, metavar="COMMAND")
-  _add_vocab(commands)
-  _add_ablate(commands)
-  args, rest = parser.parse_known_args(argv)
-  if rest and not args.takes_overrides:
-    parser.error(f"unexpected argument {rest[0]!r}")
-  args.rest = rest
+  args = parse(argv)
   try:
     return args.call(args) or 0
   except UserError as e:
@@ -32,6 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The arguments of a sub-command, with what to call; exits 2 on bad ones."""
+  parser = argparse.ArgumentParser(prog="lm", description=(
+      "Small tools around the experiments; train with python -m"
+      " experiments.STAGE.run --config=..."))
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+  _add_vocab(commands)
+  _add_corpus(commands)
+  _add_ablate(commands)
+  args, args.rest = parser.parse_known_args(argv)
+  for item in args.rest:
+    if not (args.takes_overrides and item.startswith("--config.")):
+      parser.error(f"unexpected argument {item!r}")
+  return args
 
 
 def _add(commands, name: str, call, text: str, *, takes_overrides=False):
@@ -44,28 +51,30 @@ def _add_vocab(commands) -> None:
   parser = commands.add_parser("vocab", help="Vocabularies.")
   sub = parser.add_subparsers(required=True, metavar="COMMAND")
   train = _add(sub, "train", _vocab_train,
-               "Trains a SentencePiece BPE vocabulary on text files.")
-  train.add_argument("files", nargs="+", help="text files or folders")
-  train.add_argument("--size", type=int, default=8192)
+               "Trains a SentencePiece BPE vocabulary on a corpus.")
+  train.add_argument("corpus", help="a folder or file of text, or builtin")
+  train.add_argument("--size", type=int, default=8192, help="pieces, by"
+                     " default 8192")
   train.add_argument("--out", required=True, help="the .model file to write")
-  train.add_argument("--symbol", action="append", default=[],
-                     help="a string that shall be one piece; may be repeated")
+  train.add_argument("--symbol", action="append", default=[], metavar="TEXT",
+                     help="shall be one piece; may be repeated")
+  train.add_argument("--game24", action="store_true",
+                     help="numbers are one piece, as the puzzles like it")
   show = _add(sub, "show", _vocab_show, "Shows how a vocabulary cuts a text.")
   show.add_argument("file", help="a .model file, or bytes")
   show.add_argument("text")
 
 
 def _vocab_train(args) -> None:
+  from lm.data import corpus
   from lm.data import vocab
-  paths = []
-  for name in map(pathlib.Path, args.files):
-    if not name.exists():
-      raise UserError(f"no such file or folder: {name}")
-    paths += sorted(p for p in name.rglob("*") if p.is_file()) \
-        if name.is_dir() else [name]
-  texts = (p.read_text(encoding="utf-8", errors="replace") for p in paths)
-  made = vocab.train(texts, args.size, path=args.out, symbols=args.symbol)
-  print(f"{args.out}: {made.size} pieces from {len(paths)} files")
+  symbols = list(args.symbol)
+  if args.game24:
+    from lm.data.problems import game24
+    symbols += game24.SYMBOLS
+  made = vocab.train(corpus.load(args.corpus).texts(), args.size,
+                     path=args.out, symbols=symbols)
+  print(f"{args.out}: {made.size} pieces")
 
 
 def _vocab_show(args) -> None:
@@ -73,6 +82,29 @@ def _vocab_show(args) -> None:
   loaded = vocab.load(args.file)
   ids = loaded.encode(args.text)
   print(" ".join(f"{loaded.piece(i)!r}:{i}" for i in ids))
+
+
+def _add_corpus(commands) -> None:
+  parser = commands.add_parser("corpus", help="Corpora.")
+  sub = parser.add_subparsers(required=True, metavar="COMMAND")
+  show = _add(sub, "show", _corpus_show,
+              "Reads a corpus to its end: how much there is, and its names.")
+  show.add_argument("corpus", help="a folder or file of text, or builtin")
+  show.add_argument("--holdout", type=float, default=0.01,
+                    help="share that is held out, by default 0.01")
+
+
+def _corpus_show(args) -> None:
+  from lm.data import corpus
+  loaded = corpus.load(args.corpus)
+  counts = {"train": [0, 0], "validation": [0, 0]}
+  for name, text in loaded.read():
+    count = counts[corpus.split_of(name, args.holdout)]
+    count[0] += 1
+    count[1] += len(text.encode())
+  print(", ".join(f"{k}: {v}" for k, v in loaded.source.items()))
+  for split, (documents, size) in counts.items():
+    print(f"{split}: {documents} documents, {size / 1e6:.1f} MB")
 
 
 def _add_ablate(commands) -> None:
@@ -94,9 +126,6 @@ def _ablate(args) -> int:
   import rich.console
   import rich.table
 
-  for item in args.rest:
-    if not item.startswith("--config."):
-      raise UserError(f"unexpected argument {item!r}")
   if args.seeds < 1:
     raise UserError("--seeds must be at least 1")
   folder = pathlib.Path(args.folder)
