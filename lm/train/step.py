@@ -102,6 +102,13 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
   return jnp.swapaxes(jax.lax.reshape(x, shape, out_sharding=spec), 0, 1)
 
 
+def build_state(
+    params: Params, tx: optax.GradientTransformation
+) -> TrainState:
+  """The state at step 0; the optimizer's lies where its parameters lie."""
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
 def init_state(
     model: Any, tx: optax.GradientTransformation, key: jax.Array,
     mesh: jax.sharding.Mesh | None = None,
@@ -114,14 +121,19 @@ def init_state(
     key: of the initial parameters.
     mesh: where to lay them out; by default the mesh that is set, if any.
   """
-  @jax.jit
-  def build(key):
-    params = model.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  build = jax.jit(lambda key: build_state(model.init(key), tx))
   if mesh is None:
     return build(key)
   with jax.set_mesh(mesh):
     return build(key)
+
+
+def abstract_state(
+    model: Any, tx: optax.GradientTransformation
+) -> TrainState:
+  """Shapes and layout of `init_state`'s result under the set mesh."""
+  return jax.eval_shape(
+      lambda: build_state(model.init(jax.random.key(0)), tx))
 
 
 def state_of(params: Params, tx: optax.GradientTransformation) -> TrainState:
@@ -129,11 +141,8 @@ def state_of(params: Params, tx: optax.GradientTransformation) -> TrainState:
 
   The state owns fresh buffers: a step that donates it leaves `params` alone.
   """
-  @jax.jit
-  def build(params):
-    copy = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), copy, tx.init(params))
-  return build(params)
+  return jax.jit(lambda params: build_state(
+      jax.tree.map(jnp.copy, params), tx))(params)
 
 
 def shard_batch(

@@ -1,0 +1,258 @@
+"""Checkpoints that describe themselves: orbax arrays plus our own checksums.
+
+    workdir/checkpoints/step_00000100/
+      arrays/params, arrays/optimizer   orbax; restore on any mesh
+      description.json                  model, vocabulary, stage, config, step,
+                                        data position, metrics, array shapes
+      <vocabulary file>                 copied in
+      checksums.json                    SHA-256 of every file above
+
+Everything downstream takes just the folder: `load("runs/tiny").params`.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import threading
+from typing import Any
+import warnings
+
+import jax
+
+from lm.train import arrays
+from lm.train import files
+from lm.train import loading
+from lm.train.loading import Loaded, find, load
+from lm.types import TrainState, UserError
+
+__all__ = ("Checkpointer", "Loaded", "find", "load")
+
+_DISK = ("space left", "exhausted", "quota", "file too large", "read-only",
+         "permission", "error writing", "input/output error")
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one run.
+
+  Not safe for two runs at once in one folder.
+  """
+
+  def __init__(
+      self, folder: str | os.PathLike, *, description: dict[str, Any],
+      vocab_file: str | os.PathLike | None = None, keep_last: int = 2,
+      keep_best: int = 0, best: str = "eval/bits_per_byte",
+      largest: bool = False,
+  ):
+    """Makes the folder and removes what a killed save left in it.
+
+    Args:
+      folder: the working folder; checkpoints lie in `folder/checkpoints`.
+      description: stored with every checkpoint; `model` and the `hash` of
+        `vocab` must be the same when it is restored.
+      vocab_file: copied into every checkpoint.
+      keep_last: how many of the newest checkpoints to keep.
+      keep_best: how many of the best to keep besides.
+      best: the metric that decides.
+      largest: whether the largest of it is the best, not the smallest.
+    """
+    if keep_last < 1:
+      raise UserError("keep_last must be at least 1: the newest checkpoint is"
+                      " what a run resumes from")
+    self.folder = pathlib.Path(folder).absolute() / loading.FOLDER
+    self._description = {**description,
+                         "best": {"metric": best, "largest": largest}}
+    self._vocab_file = pathlib.Path(vocab_file) if vocab_file else None
+    self._keep_last, self._keep_best = keep_last, keep_best
+    self._bad: set[int] = set()
+    self._thread: threading.Thread | None = None
+    self._error: BaseException | None = None
+    self._orbax = None
+    self.last_step: int | None = None  # The newest good one that we know of.
+    self.folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+      files.clean(self.folder)
+
+  @property
+  def last_path(self) -> pathlib.Path | None:
+    """The newest checkpoint known to be good."""
+    return (None if self.last_step is None
+            else files.step_folder(self.folder, self.last_step))
+
+  def save(
+      self, step: int, state: TrainState,
+      source_state: dict[str, Any] | None = None,
+      metrics: dict[str, float] | None = None, *, wait: bool = False,
+  ) -> None:
+    """Copies the state to the host and writes it in the background.
+
+    The state may be donated as soon as this returns. A save still being
+    written is waited for.
+
+    Args:
+      step: the step that it is named after.
+      state: what to save.
+      source_state: the data's position, JSON.
+      metrics: recent ones; `keep_best` looks at them.
+      wait: return only when it is on the disk.
+
+    Raises:
+      UserError: this save or the one before could not be written; what was
+        written earlier is still good.
+    """
+    self.wait()
+    temp = files.temporary(self.folder, step)
+    trees = arrays.to_trees(state)
+    metrics = {k: float(v) for k, v in (metrics or {}).items()}
+    description = {
+        **self._description, "format_version": files.FORMAT_VERSION,
+        "step": step, "source": source_state or {}, "metrics": metrics,
+        "arrays": {k: arrays.shapes(v) for k, v in trees.items()}}
+    with _DiskErrors(temp, self.folder):
+      if jax.process_index() == 0:
+        shutil.rmtree(temp, ignore_errors=True)
+        temp.mkdir(parents=True)
+        if self._vocab_file:
+          name = self._vocab_file.name
+          shutil.copyfile(self._vocab_file, temp / name)
+          vocab = {**description.get("vocab", {}), "file": name}
+          description["vocab"] = vocab
+        files.write_json(temp / files.DESCRIPTION, description)
+      orbax = arrays.orbax_module()
+      if self._orbax is None:
+        self._orbax = arrays.checkpointer()
+      self._orbax.save(temp / arrays.FOLDER, args=orbax.args.Composite(
+          **{k: orbax.args.StandardSave(v) for k, v in trees.items()}))
+    self._thread = threading.Thread(
+        target=self._finish, args=(step, temp), name=f"checkpoint {step}")
+    self._thread.start()
+    if wait:
+      self.wait()
+
+  def wait(self) -> None:
+    """Waits for a save that is being written; raises if it failed."""
+    self.join()
+    self.poll()
+
+  def join(self) -> None:
+    """As `wait`, but leaves an error for the next `poll`."""
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+
+  def poll(self) -> None:
+    """Raises if a save failed in the background; does not wait."""
+    error, self._error = self._error, None
+    if error is not None:
+      raise error
+
+  def restore(
+      self, like: TrainState
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest good checkpoint, laid out like `like`; None if there is none.
+
+    Args:
+      like: an initial state, or its `jax.eval_shape` under the mesh.
+
+    Returns:
+      The state and the data's position.
+
+    Raises:
+      UserError: there are checkpoints but none is good, or they belong to
+        another model, vocabulary or optimizer.
+    """
+    self.wait()
+    for path, description, fault in loading.good(self.folder):
+      if fault is not None:
+        warnings.warn(f"{fault}; using the checkpoint before", stacklevel=2)
+        self._bad.add(int(path.name.split("_")[1]))
+        continue
+      self._check(path, description)
+      trees = arrays.to_trees(like)
+      arrays.check(path, description, trees)
+      state = arrays.from_trees(like, arrays.read(path, trees))
+      self.last_step = description["step"]
+      return state, description["source"]
+    return None
+
+  def _check(self, path: pathlib.Path, description: dict[str, Any]) -> None:
+    """Refuses a checkpoint of another model or vocabulary."""
+    ours, theirs = (d.get("model") or {} for d in
+                    (self._description, description))
+    for key in sorted({*ours, *theirs}):
+      a, b = ours.get(key), theirs.get(key)
+      if (list(a) if isinstance(a, tuple) else a) != b and key not in (
+          "remat", "unroll", "dtype"):
+        raise UserError(
+            f"{path} holds a model with {key}={b!r} but the config says {a!r}:"
+            " use another --workdir, or the config that it was trained with")
+    a, b = ((d.get("vocab") or {}).get("hash") for d in
+            (self._description, description))
+    if a != b:
+      raise UserError(
+          f"{path} was trained with another vocabulary (hash {b}, now {a}): use"
+          " its own vocabulary, or another --workdir")
+
+  def _finish(self, step: int, temp: pathlib.Path) -> None:
+    """In a thread: waits for orbax, commits, prunes."""
+    try:
+      with _DiskErrors(temp, self.folder):
+        self._orbax.wait_until_finished()
+        if jax.process_index() == 0:
+          files.commit(self.folder, step)
+        self._bad.discard(step)
+        self.last_step = step
+        if jax.process_index() == 0:
+          self._prune()
+    except BaseException as e:  # Raised again by `poll` in the main thread.
+      self._error = e
+
+  def _prune(self) -> None:
+    """Deletes all but the last and the best."""
+    steps = [s for s in files.steps(self.folder) if s not in self._bad]
+    keep = set(steps[-self._keep_last:])
+    if self._keep_best:
+      keep.update(s for s, _ in loading.ranked(self.folder, steps)[:self._keep_best])
+    for step in steps:
+      if step not in keep:
+        files.remove(self.folder, step)
+
+
+@dataclasses.dataclass
+class _DiskErrors:
+  """Turns a failed write into one line and removes the unfinished folder."""
+
+  temp: pathlib.Path
+  folder: pathlib.Path
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if error is None:
+      return
+    shutil.rmtree(self.temp, ignore_errors=True)
+    text = str(error)
+    known = isinstance(error, OSError) or any(
+        word in text.lower() for word in _DISK)
+    if isinstance(error, UserError) or not known:
+      return
+    steps = files.steps(self.folder)
+    last = (f"the last good checkpoint is step {steps[-1]}" if steps
+            else "there is no earlier checkpoint")
+    step = int(self.temp.name.split("_")[1])
+    raise UserError(
+        f"could not write the checkpoint of step {step} to"
+        f" {self.folder}: {_reason(error)}; {last}. Free some space, then"
+        " run the same command again") from error
+
+
+def _reason(error: BaseException) -> str:
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = " ".join(str(error).split())
+  for known in ("No space left on device", "File too large",
+                "Disk quota exceeded", "Permission denied"):
+    if known.lower() in text.lower():
+      return known
+  return text[:200]

@@ -1,0 +1,157 @@
+"""Reading a checkpoint from just its folder: model, parameters, vocabulary."""
+
+from collections.abc import Iterator
+import dataclasses
+import os
+import pathlib
+from typing import Any
+import warnings
+
+import jax
+
+from lm.train import arrays
+from lm.train import files
+from lm.train.files import CheckpointError
+from lm.types import Params, UserError
+
+FOLDER = "checkpoints"
+_NOT_NEEDED = f"{arrays.FOLDER}/{arrays.OPTIMIZER}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A checkpoint ready for use.
+
+  Attributes:
+    config: the model's `ModelConfig`.
+    params: float32, laid out on the mesh.
+    vocab: the vocabulary, or None if none was saved.
+    description: everything in description.json.
+    step: the training step.
+    path: the checkpoint's own folder.
+  """
+
+  config: Any
+  params: Params
+  vocab: Any
+  description: dict[str, Any]
+  step: int
+  path: pathlib.Path
+
+
+def load(
+    folder: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
+    step: int | None = None, which: str = "last",
+) -> Loaded:
+  """Reads model, parameters and vocabulary from a folder, and only that.
+
+  Args:
+    folder: a working folder, its checkpoints folder, or one checkpoint.
+    mesh: where to lay the parameters out; by default the mesh that is set;
+      without one they lie whole on the first device.
+    step: a certain step; by default what `which` says.
+    which: `last` (the newest good one) or `best` (by the metric that the run
+      kept the best of).
+
+  Raises:
+    UserError: there is no checkpoint, or none is good; the file is named.
+  """
+  from lm import model
+  path, description = find(folder, step=step, which=which)
+  config = model.ModelConfig.from_dict(description["model"])
+  mesh = mesh or jax.sharding.get_mesh()
+  init, key = model.LanguageModel(config).init, jax.random.key(0)
+  if mesh.empty:
+    like = jax.eval_shape(init, key)
+  else:
+    with jax.set_mesh(mesh):
+      like = jax.eval_shape(init, key)
+  trees = {arrays.PARAMS: like}
+  arrays.check(path, description, trees)
+  params = arrays.read(path, trees, mesh=mesh)[arrays.PARAMS]
+  return Loaded(config, params, _load_vocab(path, description), description,
+                description["step"], path)
+
+
+def find(
+    folder: str | os.PathLike, *, step: int | None = None, which: str = "last"
+) -> tuple[pathlib.Path, dict[str, Any]]:
+  """A good checkpoint's folder and description; arguments as for `load`."""
+  folder = pathlib.Path(folder).absolute()
+  if (folder / files.DESCRIPTION).exists() or (
+      folder / files.CHECKSUMS).exists():
+    return folder, files.verify(folder, skip=_NOT_NEEDED)
+  root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+  steps = files.steps(root)
+  if not steps:
+    raise UserError(f"no checkpoint in {folder}: give a run's --workdir or one"
+                    " of its checkpoints")
+  if which not in ("last", "best"):
+    raise UserError(f"which={which!r}: there are 'last' and 'best'")
+  if step is None and which == "best":
+    order = ranked(root, steps)
+    if not order:
+      raise UserError(f"no checkpoint in {root} has the metric to rank by: use"
+                      " which='last'")
+    step = order[0][0]
+  if step is not None:
+    if step not in steps:
+      raise UserError(f"no checkpoint of step {step} in {root}: there are"
+                      f" {', '.join(map(str, steps))}")
+    path = files.step_folder(root, step)
+    return path, files.verify(path, skip=_NOT_NEEDED)
+  for path, description, fault in good(root, skip=_NOT_NEEDED):
+    if fault is None:
+      return path, description
+    warnings.warn(f"{fault}; using the checkpoint before", stacklevel=2)
+  raise AssertionError("unreachable: `good` raises when none is good")
+
+
+def ranked(
+    folder: pathlib.Path, steps: list[int]
+) -> list[tuple[int, float]]:
+  """(step, metric) of the checkpoints that have the run's metric, best first."""
+  found = []
+  for step in steps:
+    try:
+      d = files.read_json(files.step_folder(folder, step) / files.DESCRIPTION)
+      value = d["metrics"][d["best"]["metric"]]
+      found.append((-value if d["best"]["largest"] else value, -step, value))
+    except (CheckpointError, KeyError, TypeError):
+      continue
+  return [(-s, value) for _, s, value in sorted(found)]
+
+
+def good(
+    folder: pathlib.Path, *, skip: str | None = None
+) -> Iterator[tuple[pathlib.Path, dict, CheckpointError | None]]:
+  """Checkpoints from the newest on, each with its fault, up to a good one.
+
+  Raises:
+    UserError: there are some, but none is good.
+  """
+  fault = None
+  for step in reversed(files.steps(folder)):
+    path = files.step_folder(folder, step)
+    try:
+      description = files.verify(path, skip=skip)
+    except CheckpointError as e:
+      fault = e
+      yield path, {}, e
+      continue
+    yield path, description, None
+    return
+  if fault is not None:
+    raise UserError(f"no checkpoint in {folder} is good; the oldest: {fault}")
+
+
+def _load_vocab(path: pathlib.Path, description: dict[str, Any]) -> Any:
+  about = description.get("vocab") or {}
+  if "file" not in about:
+    return None
+  from lm.data import vocab
+  loaded = vocab.load(path / about["file"])
+  if about.get("hash") not in (None, loaded.hash):
+    raise UserError(f"{path / about['file']} is not the vocabulary that the"
+                    " checkpoint was trained with: their hashes differ")
+  return loaded
