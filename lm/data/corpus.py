@@ -77,7 +77,8 @@ def builtin() -> Corpus:
   files = stdlib.source_files()
   sizes = [(name, path, path.stat().st_size) for name, path in files]
   groups = _group(sizes)
-  shards = [functools.partial(_read_sources, tuple(g)) for g in groups]
+  shards: list[Callable[[], Iterable[Named]]] = [
+      functools.partial(_read_sources, tuple(g)) for g in groups]
   shards.append(_read_documentation)
   key = [platform.python_version(), [(n, s) for n, _, s in sizes]]
   return Corpus(shards, {"corpus": "Python standard library, PSF licence",

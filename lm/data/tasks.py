@@ -108,7 +108,8 @@ def chat_example(vocab: Vocab, row: Row) -> Example:
   """
   if "lines" in row:
     return chat.encode_values(vocab, row)
-  example = chat.encode(vocab, row.get("messages"))
+  messages: Any = row.get("messages")
+  example = chat.encode(vocab, messages)
   imitate = row.get("imitate", 1.0)
   if isinstance(imitate, bool) or not isinstance(imitate, int | float):
     raise ValueError("'imitate' must be a number")

@@ -100,12 +100,13 @@ def rules(*, temperature: float = 1.0, top_k: int | None = None,
           top_p: float | None = None, min_p: float | None = None,
           repetition_penalty: float | None = None) -> Rules:
   """The usual order: repetition, temperature, top-k, top-p, min-p."""
-  chosen = []
+  chosen: list = []
   if repetition_penalty is not None:
     chosen.append(RepetitionPenalty(repetition_penalty))
   chosen.append(Temperature(temperature))
   if temperature > 0:
-    for value, rule in ((top_k, TopK), (top_p, TopP), (min_p, MinP)):
+    kinds: tuple = ((top_k, TopK), (top_p, TopP), (min_p, MinP))
+    for value, rule in kinds:
       if value is not None:
         chosen.append(rule(value))
   return tuple(chosen)
