@@ -209,8 +209,8 @@ def write_shard(
         continue
       if tokens.min() < 0 or tokens.max() >= vocab_size:
         raise UserError(
-            f"a token id {int(tokens.max())} is outside the vocabulary of"
-            f" {vocab_size}: prepare with the task's own vocabulary")
+            f"token ids {int(tokens.min())} to {int(tokens.max())} in a"
+            f" vocabulary of {vocab_size}: prepare with the task's own one")
       weights = example.get("weights")
       entry["documents"] += 1
       entry["tokens"] += tokens.size

@@ -19,6 +19,7 @@ from lm.types import UserError
 SPECIALS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 END = "<|end|>"
 _SPACE = "\u2581"  # SentencePiece writes a space as this character.
+_CHUNK = 1 << 16  # Longer texts are encoded in parts, in characters.
 _SPECIAL_RE = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
 
 
@@ -93,9 +94,9 @@ class Vocab:
 
   def to_seqio(self):
     """This vocabulary as a `seqio.Vocabulary` (imports seqio)."""
-    from lm.data import tasks  # pylint: disable=g-import-not-at-top
+    from lm.data import seqio_tasks  # pylint: disable=g-import-not-at-top
 
-    return tasks.seqio_vocab(self)
+    return seqio_tasks.seqio_vocab(self)
 
 
 class SentencePieceVocab(Vocab):
@@ -124,19 +125,36 @@ class SentencePieceVocab(Vocab):
     except KeyError as e:
       raise UserError(f"the SentencePiece model has no piece {END}: train one"
                       " with `lm vocab train`") from e
+    self._split = re.compile(f"({re.escape(END)}|{_SPACE})")
+    self._spelled_space = [self._sp.piece_to_id(f"<0x{b:02X}>")
+                           for b in _SPACE.encode()]
 
   def _encode(self, text: str) -> list[int]:
-    if _SPACE not in text:
-      return self._sp.encode(text)
-    # A literal U+2581 would come back as a space: spell its bytes.
-    spelled = [self.id(f"<0x{b:02X}>") for b in _SPACE.encode()]
     ids = []
-    for i, chunk in enumerate(text.split(_SPACE)):
-      ids += (spelled if i else []) + (self._sp.encode(chunk) if chunk else [])
+    for chunk in self._split.split(text):
+      if chunk == END:
+        # A control piece, so that seqio and others know it as the end of a
+        # text; SentencePiece itself does not find those in texts.
+        ids.append(self.eos_id)
+      elif chunk == _SPACE:
+        ids += self._spelled_space  # It would come back as a space.
+      else:
+        while len(chunk) > _CHUNK:  # No piece goes on after a newline.
+          end = chunk.rfind("\n", 0, _CHUNK) + 1 or len(chunk)
+          ids += self._sp.encode(chunk[:end])
+          chunk = chunk[end:]
+        ids += self._sp.encode(chunk) if chunk else []
     return ids
 
   def decode(self, ids: Iterable[int]) -> str:
-    return self._sp.decode([int(i) for i in ids])
+    texts, run = [], []
+    for i in ids:
+      if i == self.eos_id:
+        texts.append(self._sp.decode(run))
+        run = []
+      else:
+        run.append(int(i))
+    return END.join([*texts, self._sp.decode(run)])
 
   def id(self, piece: str) -> int:
     index = self._sp.piece_to_id(piece)
@@ -261,7 +279,7 @@ def train(
   if not lines:
     raise UserError("no text to train a vocabulary on: give a corpus that is"
                     " not empty")
-  fixed = list(dict.fromkeys((*SPECIALS, "\n", *symbols)))
+  fixed = [s for s in dict.fromkeys((*SPECIALS, "\n", *symbols)) if s != END]
   out = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -275,7 +293,7 @@ def train(
   except (RuntimeError, ValueError) as e:
     reason = str(e).split("] ")[-1].strip() or "training failed"
     raise UserError(f"cannot train a vocabulary of {size} pieces:"
-                    f" {reason} ({256 + len(fixed) + 1} are fixed)") from e
+                    f" {reason} ({256 + len(fixed) + 2} are fixed)") from e
   vocab = SentencePieceVocab(out.getvalue())
   if path is not None:
     vocab.save(path)
