@@ -33,6 +33,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
   _add_vocab(commands)
   _add_corpus(commands)
+  _add_sample(commands)
   _add_ablate(commands)
   args, args.rest = parser.parse_known_args(argv)
   for item in args.rest:
@@ -105,6 +106,74 @@ def _corpus_show(args) -> None:
   print(", ".join(f"{k}: {v}" for k, v in loaded.source.items()))
   for split, (documents, size) in counts.items():
     print(f"{split}: {documents} documents, {size / 1e6:.1f} MB")
+
+
+def _add_sample(commands) -> None:
+  parser = _add(commands, "sample", _sample,
+                "Continues prompts with the model of a checkpoint.")
+  parser.add_argument("--ckpt", required=True,
+                      help="a run's --workdir, or one checkpoint")
+  parser.add_argument("--prompt", action="append", required=True,
+                      help="text to continue; may be repeated")
+  parser.add_argument("--chat", action="store_true", help=(
+      "the prompt is a user's message, answered by the assistant"))
+  parser.add_argument("--system", help="a system message, with --chat")
+  parser.add_argument("--samples", type=int, default=1, help="of each prompt")
+  parser.add_argument("--max_tokens", type=int, default=100)
+  parser.add_argument("--temperature", type=float, default=0.8,
+                      help="0 is greedy; by default 0.8")
+  parser.add_argument("--top_k", type=int)
+  parser.add_argument("--top_p", type=float)
+  parser.add_argument("--min_p", type=float)
+  parser.add_argument("--repetition_penalty", type=float)
+  parser.add_argument("--stop", action="append", default=[],
+                      help="text that ends the sample; may be repeated")
+  parser.add_argument("--think", type=int, metavar="TOKENS", help=(
+      "write --marker after so many tokens at the latest"))
+  parser.add_argument("--marker", default="Answer:",
+                      help="where thinking ends, by default Answer:")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--which", choices=("last", "best"), default="last")
+
+
+def _sample(args) -> None:
+  import jax
+  from lm import decode
+  from lm import model
+  from lm import train
+  from lm.data import chat
+  from lm.launch import runtime
+
+  runtime.compilation_cache()
+  loaded = train.load(args.ckpt, which=args.which)
+  vocab, config = loaded.vocab, loaded.config
+  prompts = []
+  for text in args.prompt:
+    if args.chat:
+      messages = [{"role": "user", "content": text}]
+      if args.system:
+        messages.insert(0, {"role": "system", "content": args.system})
+      prompts.append(chat.encode_prompt(vocab, messages))
+    else:
+      prompts.append(vocab.encode(text) or [vocab.eos_id])
+  rows = [p for p in prompts for _ in range(args.samples)]
+  stops = budget = None
+  if args.stop:
+    stops = decode.Stops.build(vocab, args.stop, size=config.padded_vocab)
+  if args.think is not None:
+    budget = decode.ThinkingBudget.build(
+        vocab, args.marker, tokens=args.think, size=config.padded_vocab)
+  state = decode.generate(
+      model.LanguageModel(config), loaded.params, rows, eos_id=vocab.eos_id,
+      max_tokens=args.max_tokens, key=jax.random.key(args.seed), stops=stops,
+      budget=budget, rules=decode.rules(
+          temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+          min_p=args.min_p, repetition_penalty=args.repetition_penalty))
+  for i, text in enumerate(decode.texts(vocab, state)):
+    prompt = args.prompt[i // args.samples]
+    print(text if args.chat else prompt + text)
+    if i + 1 < len(rows):
+      print("---")
 
 
 def _add_ablate(commands) -> None:

@@ -1,6 +1,11 @@
 """The `lm` command: every sub-command on a small input, and bad ones."""
 
+import jax
 from lm import cli
+from lm import model
+from lm import train
+from lm.data import vocab as vocab_lib
+import optax
 import pytest
 
 
@@ -37,6 +42,52 @@ def test_corpus_show(text, capsys):
   out = capsys.readouterr().out
   documents = [int(line.split()[1]) for line in out.splitlines()[-2:]]
   assert sum(documents) == 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  """A tiny untrained model over bytes."""
+  folder = tmp_path_factory.mktemp("run")
+  vocab = vocab_lib.ByteVocab()
+  vocab.save(folder / "vocab.json")
+  config = model.size("test", vocab_size=vocab.size)
+  state = train.init_state(model.LanguageModel(config), optax.sgd(0.1),
+                           jax.random.key(0))
+  train.Checkpointer(
+      folder, vocab_file=folder / "vocab.json",
+      description={"model": config.to_dict(), "vocab": {"hash": vocab.hash}},
+  ).save(1, state, wait=True)
+  return folder
+
+
+def test_sample_continues_a_prompt(checkpoint, capsys):
+  command = ["sample", f"--ckpt={checkpoint}", "--max_tokens=8"]
+  assert cli.main([*command, "--prompt=hello ", "--samples=2", "--top_k=5",
+                   "--repetition_penalty=1.1", "--prompt="]) == 0
+  out = capsys.readouterr().out
+  samples = out.split("---\n")
+  assert len(samples) == 4
+  assert all(s.startswith("hello ") for s in samples[:2])
+  assert cli.main([*command, "--prompt=hello ", "--temperature=0"]) == 0
+  first = capsys.readouterr().out
+  assert cli.main([*command, "--prompt=hello ", "--temperature=0",
+                   "--seed=5"]) == 0
+  assert capsys.readouterr().out == first  # Greedy needs no seed.
+
+
+def test_sample_chat_with_a_thinking_budget(checkpoint, capsys):
+  assert cli.main(["sample", f"--ckpt={checkpoint}", "--chat", "--prompt=hi",
+                   "--system=be brief", "--max_tokens=20", "--think=4",
+                   "--temperature=0"]) == 0
+  assert "Answer:" in capsys.readouterr().out  # Forced: it cannot know it.
+
+
+def test_sample_refuses_what_does_not_fit(checkpoint, tmp_path, capsys):
+  assert cli.main(["sample", f"--ckpt={checkpoint}",
+                   f"--prompt={'x' * 70}"]) == 2
+  assert "context" in capsys.readouterr().err
+  assert cli.main(["sample", f"--ckpt={tmp_path}", "--prompt=x"]) == 2
+  assert str(tmp_path) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args, words", [

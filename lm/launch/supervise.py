@@ -74,7 +74,7 @@ def own_command() -> list[str]:
 
 
 def progress(workdir: pathlib.Path) -> frozenset[str]:
-  """The checkpoints there are: folders with a number for a name."""
+  """The checkpoints there are: finished `step_N` folders."""
   return frozenset(
-      str(p.relative_to(workdir)) for p in workdir.glob("**/*")
+      str(p.relative_to(workdir)) for p in workdir.glob("**/step_*")
       if p.is_dir() and p.name.removeprefix("step_").isdigit())

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import house
+from lm.launch import main as launch_main
 import pytest
 
 CONFIG = """
@@ -42,7 +43,6 @@ def start(tmp_path_factory):
   folder = tmp_path_factory.mktemp("launch")
   (folder / "experiment.py").write_text(EXPERIMENT)
   (folder / "config.py").write_text(CONFIG)
-  (folder / "empty.py").write_text("def get_config():\n  return {}\n")
 
   def call(*args):
     process = subprocess.run(
@@ -94,12 +94,24 @@ def test_runs_with_overrides_on_the_mesh_of_the_config(start):
     (["--config=@config.py", "--workdir=@w", "--num_processes=2",
       "--process_id=2", "--coordinator=localhost:1"], ["--process_id=2"]),
 ])
-def test_bad_input_is_one_line(start, args, words):
-  status, out, err, _ = start(*args)
+def test_bad_input_is_one_line(tmp_path, capsys, args, words):
+  (tmp_path / "config.py").write_text(CONFIG)
+  (tmp_path / "empty.py").write_text("def get_config():\n  return {}\n")
+  scope = {"__name__": "pretend"}
+  exec(EXPERIMENT, scope)
+  argv = ["pretend", *(a.replace("@", f"{tmp_path}/") for a in args)]
+  status = launch_main.execute(scope["run"], argv)
+  out, err = capsys.readouterr()
   assert status == 2, err
   assert err.startswith("error: ") and len(err.strip().splitlines()) == 1, err
   assert all(w in err for w in words), err
   assert not out
+
+
+def test_bad_input_ends_the_process_with_status_2(start):
+  status, _, err, _ = start("--config=@config.py", "--workdir=@w",
+                            "--config.stesp=3")
+  assert status == 2 and "Traceback" not in err
 
 
 def test_a_bug_keeps_its_traceback(start):

@@ -20,7 +20,7 @@ count = len(list(folder.glob("start*")))
 (folder / f"start{count}").touch()
 action = plan[count] if count < len(plan) else "done"
 if action.startswith("save"):
-  (folder / "checkpoints" / str(count)).mkdir(parents=True)
+  (folder / "checkpoints" / f"step_{count:08d}").mkdir(parents=True)
 if action.endswith("kill"):
   os.kill(os.getpid(), signal.SIGKILL)
 sys.exit({"done": 0, "user": 2}.get(action, 1))
