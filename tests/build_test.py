@@ -96,12 +96,13 @@ def test_visibility_is_the_layering(targets):
   """A room is visible to the rooms of higher levels and to no other room."""
   groups = {t.label: t["packages"] for t in targets
             if t.kind == "package_group"}
-  labels = [k for k in house.dependencies() if k.startswith("//lm/")]
+  rooms = list(house.dependencies())
+  labels = [k for k in rooms if k.startswith("//lm/")]
   for t in targets:
     if t.kind != "py_library" or t.label in ("//lm:cli", "//tests:helpers"):
       continue
-    label = next((k for k in house.dependencies()
-                  if full(k, pathlib.Path(".")) == t.label), None)
+    label = next((k for k in rooms if full(k, pathlib.Path(".")) == t.label),
+                 None)
     if not label or not label.startswith("//lm"):
       continue
     packages = {p for v in t["visibility"] for p in groups[full(v, t.folder)]}

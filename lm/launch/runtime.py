@@ -1,8 +1,7 @@
 """How JAX is set up for a run: devices, hosts, compile cache, noise.
 
-This is the one place for process-wide settings. No XLA flag is set: on CPU the
-defaults were the fastest, on TPU flags are passed to the compile that needs
-them. Whoever wants one sets `XLA_FLAGS`, which is left alone.
+This is the one place for process-wide settings. No XLA flag is set here: a flag
+for TPU goes with the compile that needs it, and `XLA_FLAGS` is the user's.
 """
 
 import os

@@ -25,19 +25,21 @@ def get_config():
   c.expect = {"loss": (0.4, 0.7)}
   return c
 """
+# Without JAX, which takes a second to import; main_test.py holds the real one.
 EXPERIMENT = """
-import json, pathlib
-from lm.launch import main
-def run(config, workdir, mesh):
-  assert config.seed != config.fail_on_seed, "told to fail"
-  with open(workdir / "starts", "a") as f:
-    f.write("x")
-  (workdir / "metrics.jsonl").write_text('{"step": 1}\\n')
-  loss = config.scale * (1 + 0.1 * config.seed)
-  (workdir / "result.json").write_text(json.dumps(
-      {"loss": loss, "steps": config.steps, "note": "text"}))
-if __name__ == "__main__":
-  main.main(run)
+import ast, json, pathlib, runpy, sys
+flags = dict(a[2:].split("=", 1) for a in sys.argv[1:])
+config = runpy.run_path(flags.pop("config"))["get_config"]()
+workdir = pathlib.Path(flags.pop("workdir"))
+for name, value in flags.items():
+  config[name.removeprefix("config.")] = ast.literal_eval(value)
+assert config.seed != config.fail_on_seed, "told to fail"
+with open(workdir / "starts", "a") as f:
+  f.write("x")
+(workdir / "metrics.jsonl").write_text('{"step": 1}\\n')
+loss = config.scale * (1 + 0.1 * config.seed)
+(workdir / "result.json").write_text(json.dumps(
+    {"loss": loss, "steps": config.steps, "note": "text"}))
 """
 
 
@@ -90,7 +92,7 @@ def test_a_mean_outside_of_its_range_is_status_1(folder, capsys):
 
 def test_overrides_reach_every_run_and_lift_the_ranges(folder):
   assert cli.main(["ablate", str(folder), "--seeds=1", "--workdir=work",
-                   "--config.steps=2", "--config.scale=9"]) == 0
+                   "--config.steps=2", "--config.scale=9.0"]) == 0
   result = json.loads(open("work/base/seed0/result.json").read())
   assert result["steps"] == 2 and result["loss"] == 9
 
