@@ -8,6 +8,8 @@ Contents cannot forge turns: specials in them are spelled out.
 """
 
 from collections.abc import Mapping, Sequence
+import math
+import numbers
 from typing import Any
 
 from lm.data.vocab import END, Vocab
@@ -116,7 +118,9 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     raise ValueError("'lines' must be a list of texts that are not empty")
   if not isinstance(labels, Sequence) or len(labels) != len(lines):
     raise ValueError("'labels' must have one number for each of 'lines'")
-  if isinstance(imitate, bool) or not isinstance(imitate, int | float):
+  if not all(label is None or _is_number(label) for label in labels):
+    raise ValueError("'labels' must be numbers or null")
+  if not _is_number(imitate):
     raise ValueError("'imitate' must be a number")
   done = row.get("done", True)
   tokens = encode_prompt(vocab, [{"role": "user", "content": question}])
@@ -137,3 +141,7 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     value_weights.append(0.0)
   return {"tokens": tokens, "weights": weights, "values": values,
           "value_weights": value_weights}
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -95,15 +95,11 @@ def _read_sources(files: Sequence[tuple[str, pathlib.Path]]) -> Iterator[Named]:
 def _read_documentation() -> Iterator[Named]:
   for name, text in stdlib.topics():
     yield from _passages(f"topics/{name}", text)
-  module, parts = "", []
+  modules: dict[str, list[str]] = {}
   for item in stdlib.documented():
-    top = item.name.split(".")[0]
-    if top != module and parts:
-      yield from _passages(f"documentation/{module}", "\n".join(parts))
-      parts = []
-    module = top
-    parts.append(f"{item.name}{item.signature}\n\n{item.doc}\n")
-  if parts:
+    modules.setdefault(item.name.split(".")[0], []).append(
+        f"{item.name}{item.signature}\n\n{item.doc}\n")
+  for module, parts in modules.items():
     yield from _passages(f"documentation/{module}", "\n".join(parts))
 
 

@@ -7,6 +7,7 @@ Python only the source is read; those written in C are imported for docstrings.
 import ast
 from collections.abc import Iterator
 import contextlib
+import functools
 import inspect
 import io
 import pathlib
@@ -21,6 +22,8 @@ _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages",
             "__pycache__", "encodings", "pydoc_data", "lib-dynload"}
 # Importing these does something visible.
 _NOT_IMPORTED = {"antigravity", "this", "idlelib", "turtle", "turtledemo"}
+# Modules that are better known by another name.
+_ALIASES = {"posixpath": "os.path", "genericpath": "os.path", "posix": "os"}
 
 
 class Documented(NamedTuple):
@@ -63,13 +66,21 @@ def topics() -> Iterator[tuple[str, str]]:
     yield name, data.topics[name]
 
 
-def documented() -> Iterator[Documented]:
-  """Public documented modules, classes, functions and methods, by module."""
+@functools.cache
+def documented() -> tuple[Documented, ...]:
+  """Public documented modules, classes, functions and methods, by module.
+
+  It takes about three seconds once, and is then kept.
+  """
+  return tuple(_documented())
+
+
+def _documented() -> Iterator[Documented]:
   for name, path in source_files():
     module = name.removesuffix(".py").replace("/", ".")
     module = module.removesuffix(".__init__")
     if not any(part.startswith("_") for part in module.split(".")):
-      yield from _from_source(module, read_source(path))
+      yield from _from_source(_ALIASES.get(module, module), read_source(path))
   for module in _c_modules():
     yield from _from_module(module)
 
@@ -121,13 +132,14 @@ def _from_module(name: str) -> Iterator[Documented]:
     return  # Built without what it needs: its documentation is missing.
   if doc := inspect.getdoc(module):
     yield Documented(name, "module", "", doc)
+  title_of = _ALIASES.get(name, name)
   for key, value in sorted(vars(module).items()):
     if key.startswith("_") or getattr(value, "__module__", name) != name:
       continue
     kind = "class" if inspect.isclass(value) else "function"
     if not callable(value) or not (doc := _doc(value)):
       continue
-    title = key if name == "builtins" else f"{name}.{key}"
+    title = key if name == "builtins" else f"{title_of}.{key}"
     yield Documented(title, kind, _signature(value), doc)
     if kind == "class" and not issubclass(value, BaseException):
       for attribute, method in sorted(vars(value).items()):

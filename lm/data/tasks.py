@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import numbers
 import os
 from typing import Any
 
@@ -111,7 +112,7 @@ def chat_example(vocab: Vocab, row: Row) -> Example:
   messages: Any = row.get("messages")
   example = chat.encode(vocab, messages)
   imitate = row.get("imitate", 1.0)
-  if isinstance(imitate, bool) or not isinstance(imitate, int | float):
+  if not isinstance(imitate, numbers.Real):
     raise ValueError("'imitate' must be a number")
   if imitate != 1:
     example["weights"] = [w * imitate for w in example["weights"]]
