@@ -95,6 +95,25 @@ def _add_corpus(commands) -> None:
                     help="share that is held out, by default 0.01")
 
 
+  debian = _add(sub, "debian", _corpus_debian, (
+      "Makes a corpus of about 155 MB from Debian packages, one JSONL a source;"
+      " what is there is kept."))
+  debian.add_argument("out", help="the folder, a corpus afterwards")
+  debian.add_argument("--name", action="append",
+                      help="a source; may be repeated; by default all")
+  debian.add_argument("--unpacked", help=(
+      "a folder with PACKAGE/ for each package, instead of apt-get"))
+
+
+def _corpus_debian(args) -> None:
+  from lm.data import debian
+  names = tuple(args.name or debian.EXTRACTORS)
+  debian.build(args.out, names=names, unpacked=args.unpacked,
+               report=lambda made: print(
+                   f"{made.name}: {made.documents} documents,"
+                   f" {made.text_bytes / 1e6:.1f} MB", flush=True))
+
+
 def _corpus_show(args) -> None:
   from lm.data import corpus
   loaded = corpus.load(args.corpus)

@@ -94,6 +94,7 @@ def test_sample_refuses_what_does_not_fit(checkpoint, tmp_path, capsys):
     (["vocab", "train", "nowhere", "--out=x"], "nowhere"),
     (["vocab", "show", "nowhere", "x"], "nowhere"),
     (["corpus", "show", "nowhere"], "nowhere"),
+    (["corpus", "debian", "out", "--name=nothing"], "nothing"),
     (["ablate", "nowhere"], "no config file"),
     (["ablate", "nowhere", "--seeds=0"], "--seeds"),
 ])
