@@ -7,11 +7,13 @@ often that happened or on how many processes there were.
 
 from collections.abc import Sequence
 import concurrent.futures
+import concurrent.futures.process
 import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from lm.data import packing, store
 from lm.data.tasks import Task
 from lm.types import UserError
 
-# Below this many shards per process, starting one costs more than it saves.
-_SHARDS_PER_PROCESS = 2
+# Seconds of work in this process before others are started: that costs some.
+_PATIENCE = 4.0
 _SUFFIX = {"tokens": ".tokens", "examples": ".array_record"}
 
 
@@ -35,7 +37,8 @@ def write(
   Args:
     task: what to write.
     folder: where; made if missing.
-    processes: how many to use; None chooses, 1 stays in this process.
+    processes: how many to use; 1 stays in this process, None starts others
+      if there is much to do.
     lengths: row lengths to store packing plans for (examples only; other
       lengths are planned when they are first read).
     too_long: for these plans, as in `pipeline.packed`.
@@ -86,22 +89,29 @@ def _finished(folder: pathlib.Path, task: Task, job: str, overwrite: bool):
 
 def _write_shards(task: Task, folder: pathlib.Path, job: str,
                   processes: int | None) -> list[dict[str, Any]]:
+  """All shards: here at first, by several processes if it takes long."""
   count = len(task.shards)
-  if processes is None:
-    processes = min(os.cpu_count() or 1, count // _SHARDS_PER_PROCESS)
-  if processes <= 1 or count == 1:
-    return [_write_shard(task, folder, job, i) for i in range(count)]
-  # Spawned, not forked: TensorFlow and jax have threads.
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(
-      min(processes, count), mp_context=context) as pool:
-    futures = [pool.submit(_write_shard, task, folder, job, i)
-               for i in range(count)]
-    try:
-      return [f.result() for f in futures]
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
+  start, entries = time.monotonic(), []
+  while len(entries) < count and (
+      processes == 1 or processes is None and (
+          time.monotonic() - start < _PATIENCE or count - len(entries) == 1)):
+    entries.append(_write_shard(task, folder, job, len(entries)))
+  rest = range(len(entries), count)
+  workers = min(processes or os.cpu_count() or 1, len(rest))
+  if workers > 1:
+    # Spawned, not forked: TensorFlow and jax have threads.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context) as pool:
+      futures = [pool.submit(_write_shard, task, folder, job, i) for i in rest]
+      try:
+        return entries + [f.result() for f in futures]
+      except concurrent.futures.process.BrokenProcessPool:
+        pass  # Out of memory, or a script without `if __name__ == "__main__"`.
+      except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+  return entries + [_write_shard(task, folder, job, i) for i in rest]
 
 
 def _write_shard(task: Task, folder: pathlib.Path, job: str,
