@@ -24,16 +24,38 @@ def logsumexp(logits: jax.Array) -> jax.Array:
   return jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
 
 
+def _hits(logits_BTV, targets_BT):
+  """One-hot targets: a gather from sharded logits would be refused."""
+  ids = sharding.shard(
+      jnp.arange(logits_BTV.shape[-1], dtype=jnp.int32), "vocab")
+  return targets_BT[..., None] == ids
+
+
+@jax.custom_vjp
 def token_log_probs(logits_BTV: jax.Array, targets_BT: jax.Array):
   """Log-probability of each target and the log-normaliser, both float32 [B, T].
 
-  A gather from vocabulary-sharded logits is refused by explicit meshes; a
-  one-hot contraction fuses into the same pass and needs none.
+  The backward pass is one fused pass over the logits: softmax less one-hot.
   """
   logits_BTV = logits_BTV.astype(jnp.float32)
   log_z_BT = logsumexp(logits_BTV)
-  vocab = jnp.arange(logits_BTV.shape[-1], dtype=jnp.int32)
-  vocab = sharding.shard(vocab, "vocab")
-  hit = targets_BT[..., None] == vocab
-  picked_BT = jnp.sum(jnp.where(hit, logits_BTV, 0.0), axis=-1)
+  hits = _hits(logits_BTV, targets_BT)
+  picked_BT = jnp.sum(jnp.where(hits, logits_BTV, 0.0), axis=-1)
   return picked_BT - log_z_BT, log_z_BT
+
+
+def _forward(logits_BTV, targets_BT):
+  out = token_log_probs(logits_BTV, targets_BT)
+  return out, (logits_BTV, targets_BT, out[1])
+
+
+def _backward(saved, grads):
+  logits_BTV, targets_BT, log_z_BT = saved
+  g_BT, g_z_BT = grads
+  probs = jnp.exp(logits_BTV.astype(jnp.float32) - log_z_BT[..., None])
+  hits = _hits(logits_BTV, targets_BT)
+  d = probs * (g_z_BT - g_BT)[..., None] + jnp.where(hits, g_BT[..., None], 0.0)
+  return d.astype(logits_BTV.dtype), None
+
+
+token_log_probs.defvjp(_forward, _backward)

@@ -27,7 +27,8 @@ class DecodeState:
   Attributes:
     cache: keys and values so far.
     logits_BV: float32, of the next token.
-    values_B: float32 scalar-head logit at the last token (0 without a head).
+    values_B: float32 scalar-head logit at the last token before the end token
+      (0 without a head).
     positions_B: int32 position of the next token.
     tokens_BM: int32 generated tokens; M slots.
     log_probs_BM: float32 of those under the model.
@@ -207,7 +208,8 @@ def step(model: LanguageModel, params: Params, state: DecodeState, *,
   return state.replace(
       cache=cache, key=key, seen_BV=seen_BV, num_B=num_B,
       logits_BV=keep(logits_BV, state.logits_BV),
-      values_B=keep(values_B, state.values_B),
+      values_B=jnp.where(
+          live_B & (tokens_B != eos_id), values_B, state.values_B),
       positions_B=state.positions_B + live_B,
       tokens_BM=jnp.where(slot_BM, tokens_B[:, None], state.tokens_BM),
       log_probs_BM=jnp.where(

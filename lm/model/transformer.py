@@ -43,25 +43,67 @@ _AXES = {
 
 
 class Block(nn.Module):
-  """One pre-norm layer; the carry is (activations, cache keys and values)."""
+  """One pre-norm layer; `kv` are the cache's keys and values of all layers."""
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, carry, layer, table, mask_BTS, cursor):
+  def __call__(self, x_BTD, kv, layer, table, mask_BTS, cursor):
     c = self.config
-    x_BTD, kv = carry
     h_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
     h_BTD, kv = Attention(c, name="attention")(
         h_BTD, table=table, mask_BTS=mask_BTS, kv=kv, layer=layer,
         cursor=cursor)
     x_BTD = x_BTD + h_BTD
     h_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    x_BTD = x_BTD + layers.Mlp(c, name="mlp")(h_BTD)
-    return (x_BTD, kv), None
+    return x_BTD + layers.Mlp(c, name="mlp")(h_BTD), kv
+
+
+@jax.custom_vjp
+def _unstack(tree):
+  """The layers of a stacked tree, one by one; its gradient stacks them back."""
+  length = jax.tree.leaves(tree)[0].shape[0]
+  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(length)]
+
+
+_unstack.defvjp(
+    lambda tree: (_unstack(tree), None),
+    lambda _, grads: (jax.tree.map(lambda *g: jnp.stack(g), *grads),))
+
+
+def _init_blocks(key, config: ModelConfig):
+  """The parameters of all layers, stacked along a leading axis L."""
+  block = Block(config, parent=None)
+  x_BTD = jnp.zeros((1, 1, config.d_model), compute_dtype(config.dtype))
+  angles = jnp.zeros((1, 1, config.head_dim // 2))
+  args = (x_BTD, None, 0, (angles, angles), jnp.ones((1, 1, 1), bool), 0)
+  keys = jax.random.split(key, config.num_layers)
+  return jax.vmap(lambda k: block.init(k, *args)["params"])(keys)
+
+
+def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
+  """All layers in turn, unrolled (`unroll` >= L) or under `jax.lax.scan`."""
+  c = config
+  block = Block(c, parent=None)
+
+  def apply(x_BTD, kv, layer, params):
+    return block.apply({"params": params}, x_BTD, kv, layer, *shared)
+
+  if c.remat != "none":
+    apply = jax.checkpoint(apply, policy=REMAT[c.remat], prevent_cse=False)
+  on_cpu = jax.default_backend() == "cpu"
+  unroll = c.unroll or (c.num_layers if on_cpu else 1)
+  if unroll >= c.num_layers:
+    for layer, params in enumerate(_unstack(stacked)):
+      x_BTD, kv = apply(x_BTD, kv, layer, params)
+    return x_BTD, kv
+  carry, _ = jax.lax.scan(
+      lambda carry, xs: (apply(*carry, *xs), None), (x_BTD, kv),
+      (jnp.arange(c.num_layers), stacked), unroll=unroll)
+  return carry
 
 
 class Transformer(nn.Module):
-  """Embeddings, scanned blocks, final norm; heads as separate methods."""
+  """Embeddings, blocks, final norm; the heads are methods of their own."""
   config: ModelConfig
 
   def setup(self):
@@ -69,16 +111,7 @@ class Transformer(nn.Module):
     if c.remat not in REMAT:
       raise UserError(
           f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
-    block = Block
-    if c.remat != "none":
-      block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False)
-    unroll = c.unroll or (
-        c.num_layers if jax.default_backend() == "cpu" else 1)
-    self.layers = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True},
-        in_axes=(0,) + (nn.broadcast,) * 3, length=c.num_layers,
-        unroll=unroll,
-    )(c)
+    self.layers = self.param("layers", _init_blocks, c)
     self.embed = Table(c)
     self.final_norm = layers.RMSNorm(c.norm_eps)
     if not c.tied:
@@ -90,7 +123,7 @@ class Transformer(nn.Module):
     c = self.config
     x_BTD = self.embed(tokens_BT)
     table = layers.rope_table(c, positions_BT)
-    kv, cursor = None, jnp.zeros((), jnp.int32)
+    kv, cursor = None, 0
     k_positions, k_segments = positions_BT, segments_BT
     if cache is not None:
       cursor = cache.cursor
@@ -103,8 +136,8 @@ class Transformer(nn.Module):
     mask_BTS = make_mask(
         positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
         sharding.shard(k_segments, "batch", None), c.window)
-    (x_BTD, kv), _ = self.layers(
-        (x_BTD, kv), jnp.arange(c.num_layers), table, mask_BTS, cursor)
+    x_BTD, kv = _apply_blocks(
+        c, self.layers, x_BTD, kv, table, mask_BTS, cursor)
     x_BTD = self.final_norm(x_BTD)
     if cache is not None:
       cache = Cache(*kv, k_positions, k_segments,
@@ -197,11 +230,11 @@ class LanguageModel:
 
   def init(self, key: jax.Array) -> Params:
     """Float32 parameters, laid out on the mesh that is set."""
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-      return jax.jit(self._init)(key)
-    shardings = sharding.tree_shardings(self.abstract(), self.axes(), mesh)
-    return jax.jit(self._init, out_shardings=shardings)(key)
+    def laid_out(key):
+      return jax.tree.map(
+          lambda x, names: sharding.shard(x, *names), self._init(key),
+          self.axes())
+    return jax.jit(laid_out)(key)
 
   def abstract(self) -> Params:
     """The parameters' shapes and dtypes, without making them."""
