@@ -16,6 +16,7 @@ REQUIRED = [
     "array_record>=0.8",
     "flax>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
+    "importlib_resources>=6",  # tfds builders import it and do not say so.
     "jax>=0.10,<0.11",  # 0.11.1 removed a class that flax 0.12.8 subclasses.
     "matplotlib>=3.8",
     "ml-collections>=1.1,<2",

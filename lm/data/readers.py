@@ -33,7 +33,9 @@ class Windows:
     self.num_tokens = manifest.counts["tokens"]
     self.num_rows = -(-self.num_tokens // length)
     self.digest = f"{manifest.digest}:{length}:{separate}"
+    # Vocabularies of other people may have no end; then it is never found.
     self._eos = manifest.vocab["eos_id"]
+    self._first = max(0, self._eos or 0)
     self._separate = separate
     kept = [(path, f["tokens"]) for path, f in
             zip(manifest.paths, manifest.files, strict=True) if f["tokens"]]
@@ -48,7 +50,7 @@ class Windows:
       if start:
         self._read(start - 1, stream[i, : count[i] + 1])
       else:
-        stream[i, 0] = self._eos
+        stream[i, 0] = self._first
         self._read(0, stream[i, 1 : count[i] + 1])
     tokens = np.ascontiguousarray(stream[:, :-1])
     where = np.arange(length, dtype=np.int32)

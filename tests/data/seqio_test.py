@@ -189,6 +189,37 @@ def test_tfds_folder_and_mixture(vocab, tmp_path):
   assert mixed.rates == [0.25, 0.75]
 
 
+def test_tfds_builder_class(vocab, tmp_path):
+  """A builder of one's own, prepared by TFDS itself, without download."""
+  import tensorflow_datasets as tfds
+
+  class OwnTexts(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = tmp_path
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+          builder=self, features=tfds.features.FeaturesDict(
+              {"text": tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, line in enumerate(LINES):
+        yield i, {"text": line}
+
+  OwnTexts(data_dir=str(tmp_path)).download_and_prepare()
+  v = vocab[0]
+  seqio_tasks.register_tfds("own_builder", v, tfds_name="own_texts:1.0.0",
+                            data_dir=str(tmp_path), splits=["train"])
+  got = [e["tokens"].tolist() for e in seqio_tasks.task("own_builder")
+         .examples()]
+  assert sorted(got) == sorted(
+      [*v.encode(x, specials=False), v.eos_id] for x in LINES)
+
+
 def _corpus(folder):
   (folder / "few.txt").write_text("A few words.\n" * 50)
   return corpus.folder(folder / "few.txt")
