@@ -1,0 +1,35 @@
+"""Evaluators: how promising is a thought? Higher is better.
+
+Each is `evaluate(nodes, rng) -> scores`, given all candidates of one problem at
+one depth. None sees the target, a solver or a rule of the game.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lm.search.tree import Node
+
+Evaluate = Callable[[Sequence[Node], np.random.Generator], np.ndarray]
+
+
+def value_head(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
+  """The trained scalar head: the logit that the state ends in success."""
+  del rng
+  return np.array([n.value for n in nodes])
+
+
+def log_prob(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
+  """The policy's own log-probability of the path so far."""
+  del rng
+  return np.array([n.log_prob for n in nodes])
+
+
+def random(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
+  """A control that knows nothing."""
+  return rng.random(len(nodes))
+
+
+EVALUATORS: dict[str, Evaluate] = {
+    "value": value_head, "log_prob": log_prob, "random": random,
+}
