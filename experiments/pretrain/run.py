@@ -1,0 +1,77 @@
+"""Pre-training: a transformer learns from text, and from games written out.
+
+    python -m experiments.pretrain.run --config=configs/pretrain/tiny.py
+        --workdir=runs/pretrain/tiny
+
+The vocabulary is trained first, on the same sources, unless `vocab.path` names
+one. Data is prepared once under `data.folder` (by default WORKDIR/data). The
+measure is bits per byte of held-out text. The same command resumes.
+"""
+
+import pathlib
+
+from lm import model
+from lm import objectives
+from lm import train
+from lm.data import mixture
+from lm.data import vocab as vocab_lib
+from lm.data.problems import game24
+from lm.launch import main
+from lm.launch import stage
+from lm.types import UserError
+
+
+def run(config, workdir: pathlib.Path, mesh) -> None:
+  del mesh  # It is set.
+  config = config.to_dict()
+  stage.check(config, own=("model", "vocab", "z_loss"),
+              evaluate=("every", "batches"))
+  config = stage.by_the_dial(config)
+  specs, length = config["data"]["sources"], config["length"]
+  folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
+  vocab = stage.first_alone(lambda: stage.call(
+      vocabulary, workdir, specs, where="vocab", **config["vocab"]))
+  net = model.LanguageModel(
+      stage.model_config(config["model"], vocab, length=length))
+
+  def sources(specs, split):
+    folders = stage.first_alone(lambda: mixture.write(
+        specs, vocab, folder, form="tokens", split=split, length=length))
+    return mixture.sources(
+        folders, form="tokens", length=length, batch=config["batch"],
+        seed=config["seed"], **stage.hosts())
+
+  train_source = mixture.mixed(specs, sources(specs, "train"))
+  # Held-out text alone: games would flatter the measure.
+  text = {k: v for k, v in specs.items() if v.get("kind") == "text"} or specs
+  held_out = mixture.once(sources(text, "validation").values(),
+                          batches=config["evaluate"]["batches"])
+  apply = stage.apply_of(net)
+  stage.Stage(
+      name="pretrain", workdir=workdir, config=config, model=net, vocab=vocab,
+      source=train_source,
+      loss=objectives.next_token(apply, z_loss=config["z_loss"]),
+      evaluate=train.bits_per_byte(apply, held_out, train.token_bytes(vocab)),
+      best="bits_per_byte",
+  ).fit()
+
+
+def vocabulary(workdir: pathlib.Path, specs, *, path: str, size: int,
+               game24_symbols: bool) -> vocab_lib.Vocab:
+  """The one at `path`, or the run's own, trained on its sources if missing."""
+  own = workdir / stage.VOCAB
+  if path:
+    vocab = vocab_lib.load(path)
+    if own.exists() and vocab_lib.load(own).hash != vocab.hash:
+      raise UserError(f"{own}, which this run began with, is not the vocabulary"
+                      f" {path}: use that, or another --workdir")
+    return vocab
+  if own.exists():
+    return vocab_lib.load(own)
+  return vocab_lib.train(
+      mixture.texts(specs), size, path=own,
+      symbols=game24.SYMBOLS if game24_symbols else ())
+
+
+if __name__ == "__main__":
+  main.main(run)

@@ -1,0 +1,71 @@
+"""The value head: a model learns to foresee whether its lines lead to success.
+
+    python -m experiments.value.run --config=configs/value/tiny.py
+        --workdir=runs/value/tiny --config.init=runs/instruct/tiny
+
+A scalar head is added to the checkpoint `init`. One forward pass trains both:
+the head on the outcome of every line of good and bad attempts, the language
+model on the good ones only. The measures are those of the head's predictions
+on attempts at puzzles that are neither trained on nor test games.
+"""
+
+import pathlib
+
+import jax.numpy as jnp
+
+from lm import model
+from lm import objectives
+from lm import sharding
+from lm import train
+from lm.data import mixture
+from lm.evals import calibration
+from lm.launch import main
+from lm.launch import stage
+
+
+def run(config, workdir: pathlib.Path, mesh) -> None:
+  del mesh  # It is set.
+  config = config.to_dict()
+  stage.check(config, own=("init", "z_loss", "value_weight"),
+              evaluate=("every", "batches"))
+  before = stage.init_from(config["init"])
+  specs, length = config["data"]["sources"], config["length"]
+  folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
+  net = model.LanguageModel(stage.check_length(
+      before.config.replace(scalar_head=True), length))
+
+  def sources(split):
+    folders = stage.first_alone(lambda: mixture.write(
+        specs, before.vocab, folder, form="examples", split=split,
+        length=length))
+    return mixture.sources(
+        folders, form="examples", length=length, batch=config["batch"],
+        seed=config["seed"], **stage.hosts())
+
+  apply = stage.apply_of(net)
+  held_out = mixture.once(
+      [s for s in sources("validation").values() if "values" in s.extra],
+      batches=config["evaluate"]["batches"])
+  stage.Stage(
+      name="value", workdir=workdir, config=config, model=net,
+      vocab=before.vocab,
+      source=mixture.mixed(specs, sources("train")),
+      loss=objectives.next_token_and_value(
+          apply, value_weight=config["value_weight"], z_loss=config["z_loss"]),
+      evaluate=calibration.values(apply, held_out),
+      best="brier", params=lambda: with_scalar_head(before),
+  ).fit()
+
+
+def with_scalar_head(loaded: train.Loaded):
+  """Its parameters, with a scalar head that says 0 unless it has one."""
+  if "value" in loaded.params:
+    return loaded.params
+  width = loaded.config.d_model
+  return {**loaded.params,
+          "value": {"value": sharding.shard(jnp.zeros(width), None),
+                    "bias": sharding.shard(jnp.zeros(()))}}
+
+
+if __name__ == "__main__":
+  main.main(run)

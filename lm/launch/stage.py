@@ -1,0 +1,328 @@
+"""What the training stages share: from a config's plain fields to `fit`.
+
+A stage's `run.py` says what is its own, its data, its loss and its evaluation;
+everything here is the same for all. No ConfigDict comes this far: `run.py`
+passes plain dicts and numbers.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from lm import model as model_lib
+from lm import objectives
+from lm import optim
+from lm import train
+from lm.data import vocab as vocab_lib
+from lm.launch import config_file
+from lm.train import hooks as hooks_lib
+from lm.types import Batch, Output, Params, TrainState, UserError
+
+# Of every stage's config; an ablation's config has some of its own besides.
+FIELDS = ("seed", "steps", "batch", "length", "microbatches", "mesh",
+          "optimizer", "data", "log_every", "checkpoint", "evaluate")
+ABLATION_FIELDS = ("experiment", "metric", "expect")
+RESULT = "result.json"
+VOCAB = "vocab.model"
+
+
+def check(
+    config: Mapping[str, Any], *, own: Iterable[str] = (),
+    evaluate: Iterable[str] = ("every",),
+) -> None:
+  """Refuses a config with unknown or missing fields.
+
+  Args:
+    config: the whole of it, as a dict.
+    own: the stage's fields besides `FIELDS`.
+    evaluate: the fields of `config.evaluate`.
+
+  Raises:
+    UserError: the first that is unknown (with the nearest known) or missing.
+  """
+  ours = [k for k in config if k not in ABLATION_FIELDS]
+  _check("config", ours, (*FIELDS, *own))
+  _check("config.data", config["data"], ("folder", "sources"))
+  _check("config.evaluate", config["evaluate"], tuple(evaluate))
+  _check("config.checkpoint", config["checkpoint"],
+         ("every", "keep_last", "keep_best"))
+
+
+def _check(where: str, found: Iterable[str], fields: tuple[str, ...]) -> None:
+  for key in found:
+    if key not in fields:
+      raise UserError(
+          f"{where} has no field {key!r}: {config_file.nearest(key, fields)}")
+  for key in fields:
+    if key not in found:
+      raise UserError(f"{where}.{key} is missing")
+
+
+def call(function: Callable[..., Any], *args: Any, where: str,
+         **fields: Any) -> Any:
+  """`function(*args, **fields)`; an unknown or missing field is a UserError."""
+  signature = inspect.signature(function)
+  known = list(signature.parameters)[len(args):]
+  for key in fields:
+    if key not in known:
+      raise UserError(
+          f"{where} has no field {key!r}: {config_file.nearest(key, known)}")
+  try:
+    signature.bind(*args, **fields)
+  except TypeError as e:
+    raise UserError(f"{where}: {e}") from e
+  return function(*args, **fields)
+
+
+def by_the_dial(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with a batch and a learning rate of 0 set by `model.depth`."""
+  config = {**config, "optimizer": dict(config["optimizer"])}
+  depth = config["model"].get("depth")
+  if depth:
+    recipe = model_lib.recipe(depth)
+    config["batch"] = config["batch"] or max(
+        1, round(recipe["batch_tokens"] / config["length"]))
+    rate = config["optimizer"].get("learning_rate") or recipe["learning_rate"]
+    config["optimizer"]["learning_rate"] = rate
+  return config
+
+
+def model_config(
+    fields: Mapping[str, Any], vocab: vocab_lib.Vocab, *, length: int = 1
+) -> model_lib.ModelConfig:
+  """A model by its named size, by the depth dial, or field by field.
+
+  Args:
+    fields: {"size": name, ...}, {"depth": layers, ...} or the fields of
+      `ModelConfig`; the vocabulary's size need not be among them.
+    vocab: the vocabulary.
+    length: of the rows that it will be trained on.
+
+  Raises:
+    UserError: an unknown field, another vocabulary size, too short a context.
+  """
+  fields = dict(fields)
+  size, depth = fields.pop("size", None), fields.pop("depth", None)
+  if fields.setdefault("vocab_size", vocab.size) != vocab.size:
+    raise UserError(
+        f"model.vocab_size is {fields['vocab_size']} but the vocabulary has"
+        f" {vocab.size} pieces: leave the field out, or change vocab.size")
+  if size and depth:
+    raise UserError("model.size and model.depth exclude each other")
+  if size:
+    config = model_lib.size(size, **fields)
+  elif depth:
+    config = model_lib.depth(depth, **fields)
+  else:
+    config = model_lib.ModelConfig.from_dict(fields)
+  return check_length(config, length)
+
+
+def check_length(
+    config: model_lib.ModelConfig, length: int
+) -> model_lib.ModelConfig:
+  """The config; a UserError if rows of `length` do not fit its context."""
+  if length > config.max_length:
+    raise UserError(
+        f"rows of {length} tokens do not fit the model's context of"
+        f" {config.max_length}: lower config.length, or raise"
+        " model.max_length before pre-training")
+  return config
+
+
+def optimizer(fields: Mapping[str, Any], *, steps: int):
+  """AdamW or Muon under a schedule, from plain fields.
+
+  Args:
+    fields: `name` ("adamw" or "muon"), `learning_rate`, `schedule`
+      ("constant", "cosine" or "wsd"), `rules` (dicts of `optim.Rule`), and any
+      argument of these functions of `lm.optim`.
+    steps: of the run.
+
+  Raises:
+    UserError: an unknown name or field.
+  """
+  fields = dict(fields)
+  schedules = {"constant": optim.constant, "cosine": optim.cosine,
+               "wsd": optim.wsd}
+  chains = {"adamw": optim.adamw, "muon": optim.muon}
+  schedule = _pick(schedules, fields.pop("schedule", "cosine"),
+                   "optimizer.schedule")
+  chain = _pick(chains, fields.pop("name", "adamw"), "optimizer.name")
+  rate = fields.pop("learning_rate", None)
+  if rate is None:
+    raise UserError("optimizer.learning_rate is missing")
+  rules = [optim.Rule(**dict(r)) for r in fields.pop("rules", ())]
+  # What any schedule knows is the schedule's, so that an ablation may change
+  # its name alone.
+  theirs = {k for f in schedules.values()
+            for k in inspect.signature(f).parameters}
+  own = inspect.signature(schedule).parameters
+  timing = {k: fields.pop(k) for k in list(fields) if k in theirs - {"steps"}}
+  timing = {k: v for k, v in timing.items() if k in own}
+  if "steps" in own:
+    timing["steps"] = steps
+  return call(chain, schedule(rate, **timing), where="optimizer", rules=rules,
+              **fields)
+
+
+def _pick(functions: Mapping[str, Any], name: str, where: str) -> Any:
+  if name not in functions:
+    raise UserError(
+        f"{where}={name!r}: {config_file.nearest(name, functions)}")
+  return functions[name]
+
+
+def apply_of(
+    model: model_lib.LanguageModel
+) -> Callable[[Params, Batch], Output]:
+  """The one forward pass, as objectives and evaluations take it."""
+  def apply(params, batch):
+    return model.forward(
+        params, batch.tokens_BT, positions_BT=batch.positions_BT,
+        segments_BT=batch.segments_BT)
+  return apply
+
+
+def hosts() -> dict[str, int]:
+  """Which part of the global batch this process reads."""
+  return {"process_index": jax.process_index(),
+          "process_count": jax.process_count()}
+
+
+def first_alone(work: Callable[[], Any]) -> Any:
+  """`work()` on process 0, then on the others, which may find it done."""
+  if jax.process_index() == 0:
+    found = work()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("first_alone")
+  if jax.process_index() != 0:
+    found = work()
+  return found
+
+
+def init_from(folder: str) -> train.Loaded:
+  """The checkpoint of the stage before.
+
+  Raises:
+    UserError: none is named, there is none, or it is damaged or without its
+      vocabulary.
+  """
+  if not folder:
+    raise UserError("config.init is empty: name the --workdir of the stage"
+                    " before, as in --config.init=runs/pretrain")
+  if not os.path.isdir(folder):
+    raise UserError(f"config.init={folder}: no such folder; run the stage"
+                    " before, or name its --workdir")
+  loaded = train.load(folder)
+  if loaded.vocab is None:
+    raise UserError(f"{loaded.path} holds no vocabulary: it is of another"
+                    " program, or was saved without")
+  if loaded.vocab.size > loaded.config.vocab_size:
+    raise UserError(
+        f"{loaded.path}: its vocabulary of {loaded.vocab.size} pieces is not"
+        f" the model's, which has {loaded.config.vocab_size}")
+  return loaded
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage of training, ready to run.
+
+  Attributes:
+    name: of the stage.
+    workdir: of the run.
+    config: the whole config as a dict, for the record.
+    model: the model.
+    vocab: its vocabulary.
+    source: where batches come from.
+    loss: of `lm.objectives`.
+    evaluate: params -> numbers, held out.
+    best: the metric of `evaluate` that decides which checkpoint is best.
+    largest: whether the largest of it is.
+    params: called for parameters to begin with; None is fresh ones.
+    before: also evaluate before the first step.
+  """
+
+  name: str
+  workdir: pathlib.Path
+  config: Mapping[str, Any]
+  model: model_lib.LanguageModel
+  vocab: vocab_lib.Vocab
+  source: train.Source
+  loss: objectives.LossFn
+  evaluate: Callable[[Params], Mapping[str, float]]
+  best: str = "loss"
+  largest: bool = False
+  params: Callable[[], Params] | None = None
+  before: bool = False
+
+  def fit(self) -> TrainState:
+    """Trains, or goes on from the newest checkpoint, and writes the result.
+
+    `workdir/result.json` gets the last evaluation as `{name: number}`, and
+    the one before training as `before/name`.
+    """
+    c = self.config
+    tx = optimizer(c["optimizer"], steps=c["steps"])
+    checkpointer = self._checkpointer()
+    state = train.begin(
+        checkpointer, self.source, model=self.model, tx=tx,
+        key=jax.random.key(c["seed"]), params=self.params)
+    step = train.make_step(
+        self.loss, tx, seed=c["seed"], microbatches=c["microbatches"])
+    state = train.fit(state, self.source, step, c["steps"],
+                      self._hooks(checkpointer))
+    self._write_result(state)
+    return state
+
+  def _checkpointer(self) -> train.Checkpointer:
+    vocab_file = self.workdir / VOCAB
+    if jax.process_index() == 0 and not vocab_file.exists():
+      self.vocab.save(vocab_file)
+    return call(
+        train.Checkpointer, self.workdir, where="checkpoint",
+        vocab_file=vocab_file, best=f"eval/{self.best}", largest=self.largest,
+        description={
+            "stage": self.name, "model": self.model.config.to_dict(),
+            "vocab": {"hash": self.vocab.hash, "size": self.vocab.size},
+            "config": dict(self.config)},
+        **{k: v for k, v in self.config["checkpoint"].items() if k != "every"})
+
+  def _hooks(self, checkpointer: train.Checkpointer) -> list[train.Hook]:
+    c, every = self.config, self.config["log_every"]
+    flops = self.model.config.flops_per_token(c["length"] / 2, training=True)
+    return [
+        train.Progress(flops_per_token=flops, every=every, title=self.name),
+        train.JsonLines(self.workdir, every=max(1, every // 5)),
+        train.TensorBoard(self.workdir, every=max(1, every // 5)),
+        train.StopIfDiverged(checkpointer),
+        train.Evaluate(self.evaluate, every=c["evaluate"]["every"],
+                       first=self.before),
+        train.Checkpoint(checkpointer, every=c["checkpoint"]["every"]),
+        train.StopOnSignal()]
+
+  def _write_result(self, state: TrainState) -> None:
+    """From the metrics on disk, so a run killed after its end has one too."""
+    steps = self.config["steps"]
+    rows = hooks_lib.read_metrics(self.workdir)
+    at = {step: {k.removeprefix("eval/"): v for row in rows
+                 if row["step"] == step for k, v in row.items()
+                 if k.startswith("eval/")} for step in (0, steps)}
+    if not at[steps]:
+      at[steps] = {k: float(v) for k, v in self.evaluate(state.params).items()}
+    result = {**at[steps], "steps": steps,
+              "parameters": self.model.config.num_params}
+    if self.before:
+      result |= {f"before/{k}": v for k, v in at[0].items()}
+    if jax.process_index() == 0:
+      partial = self.workdir / f"{RESULT}.tmp"
+      partial.write_text(json.dumps(result, indent=1) + "\n")
+      os.replace(partial, self.workdir / RESULT)
