@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lm import sharding
 from lm.model import layers
 from lm.model.config import ModelConfig
-from lm.model.dot import dot
+from lm.model.dot import activation_dtype, compute_dtype, dot
 
 
 def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
@@ -27,25 +27,81 @@ def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
 
 
 def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
-  """Reference attention; softmax in float32. Returns [B, T, N, H]."""
+  """Reference attention; softmax in float32.
+
+  Args:
+    q_BTNH: queries in the compute dtype; k_BSKH, v_BSKH: keys and values.
+    mask_BTS: bool, which keys a query sees; one that sees none averages all.
+
+  Returns:
+    [B, T, N, H] in the compute dtype.
+  """
   b, t, n, h = q_BTNH.shape
   kv = k_BSKH.shape[2]
   grouped = ("batch", "length", "kv_heads", None, None)
+  shape = (b, t, kv, n // kv, h)
   q_BTKGH = jax.lax.reshape(
-      q_BTNH, (b, t, kv, n // kv, h),
-      out_sharding=sharding.out_spec(grouped, (b, t, kv, n // kv, h)))
-  scores = jnp.einsum(
-      "BTKGH,BSKH->BKGTS", q_BTKGH * h ** -0.5, k_BSKH,
-      preferred_element_type=jnp.float32)
-  scores = jnp.where(mask_BTS[:, None, None], scores, -1e30)
-  probs = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-  out = jnp.einsum(
-      "BKGTS,BSKH->BTKGH", probs, v_BSKH, preferred_element_type=jnp.float32)
-  shape = (b, t, n, h)
+      q_BTNH * h ** -0.5, shape,
+      out_sharding=sharding.out_spec(grouped, shape))
+  out_BTKGH = _attend(q_BTKGH, k_BSKH, v_BSKH, mask_BTS)
   return jax.lax.reshape(
-      out.astype(q_BTNH.dtype), shape,
+      out_BTKGH, (b, t, n, h),
       out_sharding=sharding.out_spec(("batch", "length", "kv_heads", None),
                                      (b, t, kv, h)))
+
+
+def _scores(q_BTKGH, k_BSKH, mask_BTS):
+  scores = jnp.einsum(
+      "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH,
+      preferred_element_type=jnp.float32)
+  return jnp.where(mask_BTS[:, None, None], scores, -1e30)
+
+
+@jax.custom_vjp
+def _attend(q_BTKGH, k_BSKH, v_BSKH, mask_BTS):
+  return _attend_forward(q_BTKGH, k_BSKH, v_BSKH, mask_BTS)[0]
+
+
+def _attend_forward(q_BTKGH, k_BSKH, v_BSKH, mask_BTS):
+  scores = _scores(q_BTKGH, k_BSKH, mask_BTS)
+  top = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - top)
+  total_BKGT = jnp.sum(weights, axis=-1)
+  out_BTKGH = jnp.einsum(
+      "BKGTS,BSKH->BTKGH", weights.astype(v_BSKH.dtype), v_BSKH,
+      preferred_element_type=jnp.float32)
+  out_BTKGH = out_BTKGH / jnp.moveaxis(total_BKGT, 3, 1)[..., None]
+  out_BTKGH = out_BTKGH.astype(q_BTKGH.dtype)
+  log_z_BKGT = top[..., 0] + jnp.log(total_BKGT)
+  return out_BTKGH, (q_BTKGH, k_BSKH, v_BSKH, mask_BTS, log_z_BKGT)
+
+
+def _attend_backward(saved, g_BTKGH):
+  """FlashAttention's backward pass (2205.14135, appendix B.2): the weights
+  are computed again from the log-normaliser instead of being kept."""
+  q_BTKGH, k_BSKH, v_BSKH, mask_BTS, log_z_BKGT = saved
+  whole = ("batch", None, "kv_heads", None)
+  spec = sharding.out_spec(whole, k_BSKH.shape)
+  scores = _scores(q_BTKGH, k_BSKH, mask_BTS)
+  weights = jnp.exp(scores - log_z_BKGT[..., None])
+  g_BTKGH = g_BTKGH.astype(v_BSKH.dtype)
+  d_weights = jnp.einsum(
+      "BTKGH,BSKH->BKGTS", g_BTKGH, v_BSKH,
+      preferred_element_type=jnp.float32)
+  delta = jnp.sum(weights * d_weights, axis=-1, keepdims=True)
+  d_scores = weights * (d_weights - delta)
+  d_scores = d_scores.astype(k_BSKH.dtype)
+  d_q = jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, k_BSKH,
+                   preferred_element_type=jnp.float32)
+  d_k = jnp.einsum("BKGTS,BTKGH->BSKH", d_scores, q_BTKGH,
+                   preferred_element_type=jnp.float32, out_sharding=spec)
+  d_v = jnp.einsum("BKGTS,BTKGH->BSKH", weights.astype(v_BSKH.dtype), g_BTKGH,
+                   preferred_element_type=jnp.float32, out_sharding=spec)
+  return (d_q.astype(q_BTKGH.dtype), d_k.astype(k_BSKH.dtype),
+          d_v.astype(v_BSKH.dtype), None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 class Attention(nn.Module):
@@ -71,20 +127,21 @@ class Attention(nn.Module):
     group = sharding.spec(("kv_heads",), (k,))[0]  # None: replicated.
     heads = "heads" if group is not None else None
     kv_heads = "kv_heads" if group is not None else None
+    dtype, wide = compute_dtype(c.dtype), activation_dtype(c.dtype)
     q_BTNH = dot(x_BTD, sharding.shard(wq, None, heads, None),
-                 out=("batch", "length", heads, None))
+                 out=("batch", "length", heads, None), dtype=wide)
     k_BTKH = dot(x_BTD, sharding.shard(wk, None, kv_heads, None),
-                 out=("batch", "length", kv_heads, None))
+                 out=("batch", "length", kv_heads, None), dtype=wide)
     v_BTKH = dot(x_BTD, sharding.shard(wv, None, kv_heads, None),
-                 out=("batch", "length", kv_heads, None))
+                 out=("batch", "length", kv_heads, None), dtype=dtype)
     if c.qk_norm:
       ones = nn.initializers.ones
       q_scale = self.param("q_norm", ones, (h,))
       k_scale = self.param("k_norm", ones, (h,))
-      q_BTNH = layers.rms_norm(q_BTNH, q_scale, c.norm_eps)
-      k_BTKH = layers.rms_norm(k_BTKH, k_scale, c.norm_eps)
-    q_BTNH = checkpoint_name(layers.rope(q_BTNH, table), "q")
-    k_BTKH = checkpoint_name(layers.rope(k_BTKH, table), "k")
+      q_BTNH = layers.rms_norm(q_BTNH, q_scale, c.norm_eps, wide)
+      k_BTKH = layers.rms_norm(k_BTKH, k_scale, c.norm_eps, wide)
+    q_BTNH = checkpoint_name(layers.rope(q_BTNH, table, dtype), "q")
+    k_BTKH = checkpoint_name(layers.rope(k_BTKH, table, dtype), "k")
     v_BTKH = checkpoint_name(v_BTKH, "v")
 
     whole = ("batch", None, kv_heads, None)
@@ -101,5 +158,5 @@ class Attention(nn.Module):
           for full in kv)
     out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
     out_BTD = dot(out_BTNH, sharding.shard(wo, heads, None, None), 2,
-                  out=layers.ACTIVATION)
+                  out=layers.ACTIVATION, dtype=wide)
     return out_BTD, kv

@@ -34,6 +34,17 @@ def compute_dtype(name: str):
   return jnp.dtype(name)
 
 
+def activation_dtype(name: str):
+  """The dtype that products come out in, and the residual stream's.
+
+  A TPU rounds to the compute dtype inside the product; on a CPU that would be
+  one more pass over memory, so activations stay float32 there.
+  """
+  if jax.default_backend() == "cpu":
+    return jnp.dtype(jnp.float32)
+  return compute_dtype(name)
+
+
 def _one_cpu() -> bool:
   mesh = jax.sharding.get_abstract_mesh()
   return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)

@@ -1,5 +1,7 @@
 """RMSNorm, rotary positions and the SwiGLU block."""
 
+import functools
+
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 
 from lm import sharding
 from lm.model.config import ModelConfig
-from lm.model.dot import dot
+from lm.model.dot import activation_dtype, compute_dtype, dot
 
 ACTIVATION = ("batch", "length", None)
 
@@ -17,21 +19,23 @@ def kernel_init(fan_in: int, scale: float = 1.0):
   return nn.initializers.normal(scale * fan_in ** -0.5)
 
 
-def rms_norm(x, scale, eps):
-  """RMSNorm (1910.07467) in float32, over the last axis."""
+def rms_norm(x, scale, eps, dtype):
+  """RMSNorm (1910.07467) in float32, over the last axis; gives `dtype`."""
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  return (y * scale).astype(x.dtype)
+  return (y * scale).astype(dtype)
 
 
 class RMSNorm(nn.Module):
-  """RMSNorm over D with a learnt scale."""
-  eps: float
+  """RMSNorm over D with a learnt scale; gives the compute dtype."""
+  config: ModelConfig
 
   @nn.compact
   def __call__(self, x_BTD):
-    scale = self.param("scale", nn.initializers.ones, (x_BTD.shape[-1],))
-    return rms_norm(x_BTD, sharding.shard(scale, None), self.eps)
+    c = self.config
+    scale = self.param("scale", nn.initializers.ones, (c.d_model,))
+    return rms_norm(x_BTD, sharding.shard(scale, None), c.norm_eps,
+                    compute_dtype(c.dtype))
 
 
 def rope_table(config: ModelConfig, positions_BT):
@@ -51,12 +55,31 @@ def rope_table(config: ModelConfig, positions_BT):
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def rope(x_BTNH, table):
-  """Rotates the halves of the head dimension by the angles of `table`."""
-  cos, sin = (t[:, :, None, :] for t in table)
-  a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return rotated.astype(x_BTNH.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rope(x_BTNH, table, dtype):
+  """Rotates the halves of the head dimension by the angles of `table`.
+
+  Written as a reversal of an axis of two rather than as a concatenation, which
+  a CPU would not vectorise; the gradient is the inverse rotation.
+  """
+  b, t, n, h = x_BTNH.shape
+  cos, sin = (y[:, :, None, None, :] for y in table)
+  sin = sin * jnp.array([-1.0, 1.0])[:, None]
+  x = x_BTNH.astype(jnp.float32).reshape(b, t, n, 2, h // 2)
+  y = x * cos + jax.lax.rev(x, (3,)) * sin
+  return y.astype(dtype).reshape(b, t, n, h)
+
+
+def _rope_backward(dtype, saved, g):
+  del dtype
+  (cos, sin), like = saved
+  return rope(g, (cos, -sin), like.dtype), None
+
+
+rope.defvjp(
+    lambda x, table, dtype: (
+        rope(x, table, dtype), (table, jnp.zeros((0,), x.dtype))),
+    _rope_backward)
 
 
 class Mlp(nn.Module):
@@ -73,10 +96,34 @@ class Mlp(nn.Module):
         "down", kernel_init(c.d_mlp, (2 * c.num_layers) ** -0.5),
         (c.d_mlp, c.d_model))
     hidden = ("batch", "length", "mlp")
-    gate_BTF = dot(x_BTD, sharding.shard(gate, None, "mlp"), out=hidden)
-    up_BTF = dot(x_BTD, sharding.shard(up, None, "mlp"), out=hidden)
+    dtype = activation_dtype(c.dtype)
+    gate_BTF = dot(x_BTD, sharding.shard(gate, None, "mlp"), out=hidden,
+                   dtype=dtype)
+    up_BTF = dot(x_BTD, sharding.shard(up, None, "mlp"), out=hidden,
+                 dtype=dtype)
     gate_BTF = checkpoint_name(gate_BTF, "mlp_gate")
     up_BTF = checkpoint_name(up_BTF, "mlp_up")
-    h_BTF = jax.nn.silu(gate_BTF.astype(jnp.float32)) * up_BTF
-    return dot(h_BTF.astype(x_BTD.dtype), sharding.shard(down, "mlp", None),
-               out=ACTIVATION)
+    h_BTF = _swiglu(gate_BTF, up_BTF, compute_dtype(c.dtype))
+    return dot(h_BTF, sharding.shard(down, "mlp", None), out=ACTIVATION,
+               dtype=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _swiglu(gate, up, dtype):
+  """silu(gate) * up; each direction is one pass, nothing else is saved."""
+  gate = gate.astype(jnp.float32)
+  return (gate * jax.nn.sigmoid(gate) * up).astype(dtype)
+
+
+def _swiglu_backward(dtype, saved, g):
+  del dtype
+  gate, up = saved
+  x, g = gate.astype(jnp.float32), g.astype(jnp.float32)
+  s = jax.nn.sigmoid(x)
+  d_gate = g * up * s * (1 + x * (1 - s))
+  return d_gate.astype(gate.dtype), (g * x * s).astype(up.dtype)
+
+
+_swiglu.defvjp(
+    lambda gate, up, dtype: (_swiglu(gate, up, dtype), (gate, up)),
+    _swiglu_backward)

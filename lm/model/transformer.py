@@ -11,7 +11,7 @@ from lm.model import layers
 from lm.model.attention import Attention, make_mask
 from lm.model.cache import Cache
 from lm.model.config import ModelConfig
-from lm.model.dot import compute_dtype, dot
+from lm.model.dot import activation_dtype, dot
 from lm.types import Output, Params, UserError
 
 _save = jax.checkpoint_policies.save_only_these_names
@@ -49,12 +49,12 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, kv, layer, table, mask_BTS, cursor):
     c = self.config
-    h_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
+    h_BTD = layers.RMSNorm(c, name="attention_norm")(x_BTD)
     h_BTD, kv = Attention(c, name="attention")(
         h_BTD, table=table, mask_BTS=mask_BTS, kv=kv, layer=layer,
         cursor=cursor)
     x_BTD = x_BTD + h_BTD
-    h_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
+    h_BTD = layers.RMSNorm(c, name="mlp_norm")(x_BTD)
     return x_BTD + layers.Mlp(c, name="mlp")(h_BTD), kv
 
 
@@ -73,7 +73,7 @@ _unstack.defvjp(
 def _init_blocks(key, config: ModelConfig):
   """The parameters of all layers, stacked along a leading axis L."""
   block = Block(config, parent=None)
-  x_BTD = jnp.zeros((1, 1, config.d_model), compute_dtype(config.dtype))
+  x_BTD = jnp.zeros((1, 1, config.d_model), activation_dtype(config.dtype))
   angles = jnp.zeros((1, 1, config.head_dim // 2))
   args = (x_BTD, None, 0, (angles, angles), jnp.ones((1, 1, 1), bool), 0)
   keys = jax.random.split(key, config.num_layers)
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
           f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
     self.layers = self.param("layers", _init_blocks, c)
     self.embed = Table(c)
-    self.final_norm = layers.RMSNorm(c.norm_eps)
+    self.final_norm = layers.RMSNorm(c)
     if not c.tied:
       self.head = Head(c)
     if c.scalar_head:
@@ -182,7 +182,7 @@ class Table(nn.Module):
     shape = (*tokens_BT.shape, c.d_model)
     x_BTD = table.at[tokens_BT].get(
         out_sharding=sharding.out_spec(layers.ACTIVATION, shape), mode="clip")
-    return x_BTD.astype(compute_dtype(c.dtype))
+    return x_BTD.astype(activation_dtype(c.dtype))
 
   def kernel(self):
     return sharding.shard(self.table, "vocab", None).T
