@@ -262,6 +262,20 @@ def once(
   return [every[i * len(every) // batches] for i in range(batches)]
 
 
+def held_out(
+    name: str, spec: Spec, vocab: Vocab, *, count: int
+) -> list[tasks.Row]:
+  """Up to `count` validation rows of one part, each question once."""
+  task = make_task(name, spec, vocab, form="examples", split="validation")
+  found: dict[str, tasks.Row] = {}
+  for shard in task.shards if task is not None else ():
+    for _, row in shard():
+      if len(found) >= count:
+        break
+      found.setdefault(question(row), row)
+  return list(found.values())
+
+
 def texts(specs: Specs, *, games_drawn: int = 3_000) -> Iterator[str]:
   """Training texts of all parts, for training a vocabulary."""
   for name in sorted(specs):
