@@ -18,6 +18,7 @@ REQUIRED = [
     "grain>=0.2.18,<0.3",
     "importlib_resources>=6",  # tfds builders import it and do not say so.
     "jax>=0.10,<0.11",  # 0.11.1 removed a class that flax 0.12.8 subclasses.
+    "Jinja2>=3.1",
     "matplotlib>=3.8",
     "ml-collections>=1.1,<2",
     "numpy>=2.0",

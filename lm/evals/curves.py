@@ -21,7 +21,7 @@ _COSTS = ("generated_tokens", "flops", "seconds")
 
 
 def wilson(successes: float, n: int, *, z: float = Z95) -> tuple[float, float]:
-  """The score interval of a proportion (Wilson 1927, 10.2307/2276774).
+  """The score interval of a proportion (Wilson 1927, JASA 22:209).
 
   Unlike p +- z sqrt(p(1-p)/n) it stays inside [0, 1] and does not collapse at
   0 or n successes.

@@ -1,0 +1,103 @@
+"""The whole road, once: from text and puzzles to a model that thinks.
+
+    python -m experiments.demo.run
+    python -m experiments.demo.run --quick --workdir=runs/quick
+
+Stages run one after the other, each in a process of its own: pre-training,
+instruction tuning, the value head, the search, some samples. Interrupt it and
+run the same command again to go on. It ends with a table, and leaves
+report.html, report.json and figures in the working folder.
+"""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from experiments.demo import report
+from experiments.demo import stages
+from experiments.demo.stages import Stage
+from lm.types import UserError
+
+
+def road(root: pathlib.Path, *, quick: bool, seed: int | None = None
+         ) -> list[Stage]:
+  """The stages, in order."""
+  configs = "configs/quick" if quick else "configs/demo"
+  seeds = () if seed is None else (f"--config.seed={seed}",)
+  samples = root / "samples" / "samples.json"
+
+  def stage(name, about, *after):
+    return Stage(name, about, f"experiments.{name}.run",
+                 f"{configs}/{name}.py", after, seeds)
+
+  return [
+      stage("pretrain", "reads text, code and games until it can predict them"),
+      stage("instruct", "learns to answer what it is asked", "pretrain"),
+      stage("value", "learns to judge whether a thought leads to success",
+            "instruct"),
+      stage("search", "solves games it never saw, thinking longer and longer",
+            "value"),
+      Stage("samples", "the base and the instructed model, same prompts",
+            "experiments.demo.samples", after=("pretrain", "instruct"),
+            arguments=(f"--base={root / 'pretrain'}",
+                       f"--instructed={root / 'instruct'}",
+                       f"--out={samples}", f"--seed={seed or 0}")),
+  ]
+
+
+def run(root: pathlib.Path, *, quick: bool, seed: int | None, console) -> None:
+  """Runs what is not done, then writes and prints the report."""
+  plan = road(root, quick=quick, seed=seed)
+  with stages.alone(root) as lock:
+    marks = stages.check(plan, root)
+    for i, (stage, mark) in enumerate(zip(plan, marks, strict=True), 1):
+      done = stages.marker(root / stage.name).get("done")
+      console.rule(f"[bold]{i}/{len(plan)} {stage.name}[/]: {stage.about}",
+                   align="left", style="dim")
+      seconds = stages.run(stage, root, mark, lock=lock)
+      console.print(f"{'already done' if done else 'done'}, "
+                    f"{report.duration(seconds)}", style="green",
+                    highlight=False)
+    found = report.collect(root, quick=quick)
+    written = report.write(found, root)
+  console.print(report.table(found))
+  for line in report.headline(found):
+    console.print(line, highlight=False)
+  console.print(f"Report: {written}", highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Returns the exit status: 0, 2 for bad input, or that of a stage."""
+  parser = argparse.ArgumentParser(
+      prog="python -m experiments.demo.run", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--quick", action="store_true", help=(
+      "tiny models, two minutes: shows that everything runs, and no more"))
+  parser.add_argument("--workdir", default=None, help=(
+      "where everything goes; by default runs/demo, or runs/quick"))
+  parser.add_argument("--seed", type=int, help="by default the configs' own")
+  args = parser.parse_args(argv)
+  import rich.console
+  console = rich.console.Console()
+  root = pathlib.Path(
+      args.workdir or ("runs/quick" if args.quick else "runs/demo"))
+  try:
+    run(root, quick=args.quick, seed=args.seed, console=console)
+  except UserError as e:
+    sys.stderr.write(f"error: {e}\n")
+    return 2
+  except stages.Ended as e:
+    again = ("interrupted" if e.status in (130, 143)
+             else f"ended with status {e.status}")
+    sys.stderr.write(f"{e.name} {again}: the same command goes on from its last"
+                     " checkpoint\n")
+    return e.status
+  except KeyboardInterrupt:
+    sys.stderr.write("interrupted: the same command goes on\n")
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
