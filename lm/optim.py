@@ -80,7 +80,7 @@ def constant(lr: float, *, warmup: int = 0) -> Schedule:
 def cosine(
     lr: float, *, steps: int, warmup: int = 0, end: float = 0.1
 ) -> Schedule:
-  """Linear warm-up to `lr`, then a half cosine down to `end * lr` at `steps`."""
+  """Linear warm-up to `lr`, then half a cosine to `end * lr` at `steps`."""
   _check_steps(steps, warmup)
   decay = optax.cosine_decay_schedule(lr, max(1, steps - warmup), alpha=end)
   return _after_warmup(decay, lr, warmup)
@@ -193,6 +193,8 @@ def _chain(scale, schedule, weight_decay, clip, rules):
   """Clip, `scale`, decay and learning rate over the unfrozen parameters."""
   rules = (*rules, *DEFAULT_RULES)
   find = functools.partial(_setting, rules)
+  if not callable(schedule):  # The state is the same with any schedule.
+    schedule = optax.constant_schedule(schedule)
 
   def decay_and_multiply(updates, params):
     def one(path, update, param):
@@ -327,7 +329,8 @@ def orthogonalize(
   """
   shape = x.shape
   split = matrix.layers + matrix.inputs
-  rows, columns = math.prod(shape[matrix.layers:split]), math.prod(shape[split:])
+  rows = math.prod(shape[matrix.layers:split])
+  columns = math.prod(shape[split:])
   route = _layer_route(x, matrix.layers)
   for layout in route[1:]:
     x = jax.sharding.reshard(x, layout)

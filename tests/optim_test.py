@@ -85,7 +85,8 @@ def numpy_adamw(params, grads, *, lr, decay, clip, b1=0.9, b2=0.95, eps=1e-8):
 @pytest.mark.parametrize("clip", [0.5, 1e9])
 def test_adamw_with_rules(clip):
   params, grads = params_and_grads()
-  rules = (optim.Rule("attention/q$", lr=0.5), optim.Rule("mlp/up", freeze=True),
+  rules = (optim.Rule("attention/q$", lr=0.5),
+           optim.Rule("mlp/up", freeze=True),
            optim.Rule("table", lr=2.0, decay=0.0))
   found, state = run(
       optim.adamw(1e-2, weight_decay=0.3, clip=clip, rules=rules),

@@ -1,5 +1,7 @@
 """Trees of arrays to and from orbax, by path and on any mesh."""
 
+import logging
+import os
 import pathlib
 from typing import Any
 
@@ -24,11 +26,19 @@ def orbax_module():
 def checkpointer():
   """An orbax checkpointer of several named trees; saves asynchronously."""
   orbax = orbax_module()
+  # Its threads log a page for each error that it raises to us as well.
+  absl = logging.getLogger("absl")
+  if _not_of_orbax not in absl.filters:
+    absl.addFilter(_not_of_orbax)
   return orbax.AsyncCheckpointer(orbax.CompositeCheckpointHandler())
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
 def to_trees(state: TrainState) -> dict[str, Any]:
-  """The trees that are stored; of the optimizer by path, not optax's structs."""
+  """The trees that are stored: the optimizer's leaves by path, no structs."""
   leaves = {_key(path): leaf
             for path, leaf in optim.flatten_paths(state.opt_state)
             if hasattr(leaf, "shape")}

@@ -11,12 +11,13 @@ Everything downstream takes just the folder: `load("runs/tiny").params`.
 """
 
 import dataclasses
+import errno
+import json
 import os
 import pathlib
 import shutil
 import threading
 from typing import Any
-import warnings
 
 import jax
 
@@ -112,6 +113,7 @@ class Checkpointer:
       if jax.process_index() == 0:
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
+        _check_space(temp, trees)
         if self._vocab_file:
           name = self._vocab_file.name
           shutil.copyfile(self._vocab_file, temp / name)
@@ -162,27 +164,25 @@ class Checkpointer:
         another model, vocabulary or optimizer.
     """
     self.wait()
-    for path, description, fault in loading.good(self.folder):
-      if fault is not None:
-        warnings.warn(f"{fault}; using the checkpoint before", stacklevel=2)
-        self._bad.add(int(path.name.split("_")[1]))
-        continue
-      self._check(path, description)
-      trees = arrays.to_trees(like)
-      arrays.check(path, description, trees)
-      state = arrays.from_trees(like, arrays.read(path, trees))
-      self.last_step = description["step"]
-      return state, description["source"]
-    return None
+    found = loading.good(self.folder)
+    if found is None:
+      return None
+    path, description, damaged = found
+    self._bad.update(damaged)
+    self._check(path, description)
+    trees = arrays.to_trees(like)
+    arrays.check(path, description, trees)
+    state = arrays.from_trees(like, arrays.read(path, trees))
+    self.last_step = description["step"]
+    return state, description["source"]
 
   def _check(self, path: pathlib.Path, description: dict[str, Any]) -> None:
     """Refuses a checkpoint of another model or vocabulary."""
-    ours, theirs = (d.get("model") or {} for d in
-                    (self._description, description))
-    for key in sorted({*ours, *theirs}):
+    as_json = json.loads(json.dumps(self._description, default=str))
+    ours, theirs = (d.get("model") or {} for d in (as_json, description))
+    for key in sorted({*ours, *theirs} - {"remat", "unroll", "dtype"}):
       a, b = ours.get(key), theirs.get(key)
-      if (list(a) if isinstance(a, tuple) else a) != b and key not in (
-          "remat", "unroll", "dtype"):
+      if a != b:
         raise UserError(
             f"{path} holds a model with {key}={b!r} but the config says {a!r}:"
             " use another --workdir, or the config that it was trained with")
@@ -205,14 +205,15 @@ class Checkpointer:
         if jax.process_index() == 0:
           self._prune()
     except BaseException as e:  # Raised again by `poll` in the main thread.
-      self._error = e
+      self._error, self._orbax = e, None
 
   def _prune(self) -> None:
     """Deletes all but the last and the best."""
     steps = [s for s in files.steps(self.folder) if s not in self._bad]
     keep = set(steps[-self._keep_last:])
     if self._keep_best:
-      keep.update(s for s, _ in loading.ranked(self.folder, steps)[:self._keep_best])
+      best = loading.ranked(self.folder, steps)[:self._keep_best]
+      keep.update(step for step, _ in best)
     for step in steps:
       if step not in keep:
         files.remove(self.folder, step)
@@ -245,6 +246,13 @@ class _DiskErrors:
         f"could not write the checkpoint of step {step} to"
         f" {self.folder}: {_reason(error)}; {last}. Free some space, then"
         " run the same command again") from error
+
+
+def _check_space(folder: pathlib.Path, trees: dict[str, Any]) -> None:
+  """Fails before a byte is written where most surely not all would fit."""
+  need = sum(x.nbytes for x in jax.tree.leaves(trees)) * 0.85  # Compressed.
+  if shutil.disk_usage(folder).free < need:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _reason(error: BaseException) -> str:

@@ -60,7 +60,7 @@ class JsonLines(Hook):
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The rows of a metrics file or of the one in a folder; torn lines dropped."""
+  """The rows of a metrics file, or of a folder's; torn lines are dropped."""
   path = pathlib.Path(path)
   path = path / METRICS_FILE if path.is_dir() else path
   rows = []

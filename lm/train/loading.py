@@ -1,6 +1,5 @@
 """Reading a checkpoint from just its folder: model, parameters, vocabulary."""
 
-from collections.abc import Iterator
 import dataclasses
 import os
 import pathlib
@@ -100,17 +99,15 @@ def find(
                       f" {', '.join(map(str, steps))}")
     path = files.step_folder(root, step)
     return path, files.verify(path, skip=_NOT_NEEDED)
-  for path, description, fault in good(root, skip=_NOT_NEEDED):
-    if fault is None:
-      return path, description
-    warnings.warn(f"{fault}; using the checkpoint before", stacklevel=2)
-  raise AssertionError("unreachable: `good` raises when none is good")
+  found = good(root, skip=_NOT_NEEDED)
+  assert found is not None  # There are steps, or it raises.
+  return found[:2]
 
 
 def ranked(
     folder: pathlib.Path, steps: list[int]
 ) -> list[tuple[int, float]]:
-  """(step, metric) of the checkpoints that have the run's metric, best first."""
+  """(step, metric) of the checkpoints that have the metric, best first."""
   found = []
   for step in steps:
     try:
@@ -124,25 +121,36 @@ def ranked(
 
 def good(
     folder: pathlib.Path, *, skip: str | None = None
-) -> Iterator[tuple[pathlib.Path, dict, CheckpointError | None]]:
-  """Checkpoints from the newest on, each with its fault, up to a good one.
+) -> tuple[pathlib.Path, dict[str, Any], list[int]] | None:
+  """The newest good checkpoint, and the newer ones that are damaged.
+
+  Args:
+    folder: of checkpoints.
+    skip: a folder inside a checkpoint that is not needed.
+
+  Returns:
+    Its folder, its description and the damaged steps, after a warning that
+    names the file at fault; None if there is no checkpoint at all.
 
   Raises:
     UserError: there are some, but none is good.
   """
-  fault = None
+  faults: dict[int, CheckpointError] = {}
   for step in reversed(files.steps(folder)):
     path = files.step_folder(folder, step)
     try:
       description = files.verify(path, skip=skip)
     except CheckpointError as e:
-      fault = e
-      yield path, {}, e
+      faults[step] = e
       continue
-    yield path, description, None
-    return
-  if fault is not None:
-    raise UserError(f"no checkpoint in {folder} is good; the oldest: {fault}")
+    for fault in faults.values():
+      warnings.warn(f"{fault}; using {path.name} instead", stacklevel=3)
+    return path, description, list(faults)
+  if not faults:
+    return None
+  raise UserError(f"no checkpoint in {folder} is good; the newest:"
+                  f" {faults[max(faults)]}. Give another --workdir, or delete"
+                  " the folder to begin afresh")
 
 
 def _load_vocab(path: pathlib.Path, description: dict[str, Any]) -> Any:

@@ -45,15 +45,19 @@ class Toy:
     where = sharding.out_spec(
         ("batch", "length", None), (*batch.tokens_BT.shape, D))
     x = table_VD.at[batch.tokens_BT].get(out_sharding=where)
-    for i in range(L):
-      x = x * (1 + layers["mlp_norm"]["scale"][i])
-      q = jnp.einsum("btd,dnh->btnh", x, layers["attention"]["q"][i])
-      x += jnp.einsum("btnh,nhd->btd", jnp.tanh(q),
-                      layers["attention"]["o"][i])
-      up = jnp.einsum("btd,df->btf", x, layers["mlp"]["up"][i])
-      x += jnp.einsum("btf,fd->btd", jnp.tanh(up), layers["mlp"]["down"][i])
+
+    def layer(x, w):
+      x = x * (1 + w["mlp_norm"]["scale"])
+      q = jnp.einsum("btd,dnh->btnh", x, w["attention"]["q"])
+      x += jnp.einsum("btnh,nhd->btd", jnp.tanh(q), w["attention"]["o"])
+      up = jnp.einsum("btd,df->btf", x, w["mlp"]["up"])
+      return x + jnp.einsum("btf,fd->btd", jnp.tanh(up),
+                            w["mlp"]["down"]), None
+
+    x, _ = jax.lax.scan(layer, x, layers)
     return Output(
-        x, jnp.einsum("btd,vd->btv", x, table_VD),
+        x, sharding.shard(jnp.einsum("btd,vd->btv", x, table_VD),
+                          "batch", "length", "vocab"),
         jnp.einsum("btd,d->bt", x, whole(params["value"]["kernel"])))
 
 

@@ -1,0 +1,100 @@
+"""Run by mesh_test.py on eight fake devices; writes what it found as JSON."""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8")
+
+import jax
+import numpy as np
+from tests.train import toy
+
+from lm import model
+from lm import objectives
+from lm import optim
+from lm import sharding
+from lm import train
+
+# Each mesh with a number of microbatches; all must agree with the first.
+MESHES = {(1, 1, 1, 1): 1, (2, 1, 2, 2): 1, (2, 2, 1, 2): 4, (1, 2, 2, 2): 2}
+CONFIG = model.ModelConfig(
+    vocab_size=260, d_model=16, num_layers=4, num_heads=4, num_kv_heads=2,
+    head_dim=4, d_mlp=32, max_length=16, scalar_head=True)
+
+
+def mesh(shape):
+  return sharding.make_mesh(shape, devices=jax.devices()[:np.prod(shape)])
+
+
+def padded(spec, ndim):
+  """A spec as a list with an entry (of axis names) for every dimension."""
+  entries = [list(e) if isinstance(e, tuple) else [e] if e else []
+             for e in spec]
+  return entries + [[]] * (ndim - len(entries))
+
+
+def layout(tree):
+  spec = lambda x: x.sharding.spec if x.sharding else ()
+  return {path: [list(x.shape), padded(spec(x), x.ndim)]
+          for path, x in optim.flatten_paths(tree) if hasattr(x, "shape")}
+
+
+def losses(tx, microbatches, steps):
+  """Metrics of each step, the final state, and how often it compiled."""
+  toy_model = toy.Toy()
+  step = train.make_step(
+      objectives.next_token_and_value(toy_model.apply, z_loss=1e-3), tx,
+      seed=0, microbatches=microbatches)
+  state = train.init_state(toy_model, tx, jax.random.key(0))
+  found = []
+  for n in range(steps):
+    state, metrics = step(state, train.shard_batch(toy.batch(n)))
+    found.append({k: float(v) for k, v in metrics.items()})
+  return found, state, step._cache_size()
+
+
+def plain(tree):
+  return {path: np.asarray(x).tolist() for path, x in optim.flatten_paths(tree)
+          if hasattr(x, "shape")}
+
+
+def main(folder):
+  out = {}
+  tx = optim.muon(1e-2)
+  whole = None
+  for shape, parts in MESHES.items():
+    here = out[str(shape)] = {}
+    with jax.set_mesh(mesh(shape)):
+      here["metrics"], state, here["compiled"] = losses(tx, parts, 2)
+      here["params"] = plain(state.params)
+      here["toy layout"] = layout(state.opt_state)
+      here["model layout"] = layout(train.abstract_state(
+          model.LanguageModel(CONFIG), optim.muon(1e-2)))
+      batch = train.shard_batch(toy.batch())
+      here["batch"] = padded(batch.tokens_BT.sharding.spec, 2)
+      if whole is None:
+        whole = state
+        train.Checkpointer(folder, description={}).save(
+            2, state, {"step": 2}, wait=True)
+      else:  # Saved on one device, restored here, saved here, ...
+        like = train.abstract_state(toy.Toy(), tx)
+        found, _ = train.Checkpointer(folder, description={}).restore(like)
+        toy.trees_equal(found, whole)
+        here["restored layout"] = layout(found.opt_state)
+        again = train.Checkpointer(folder / str(shape), description={})
+        again.save(2, found, {}, wait=True)
+  for shape in list(MESHES)[1:]:  # ... and restored on one.
+    again = train.Checkpointer(folder / str(shape), description={})
+    with jax.set_mesh(mesh((1, 1, 1, 1))):
+      like = train.abstract_state(toy.Toy(), tx)
+      toy.trees_equal(again.restore(like)[0], whole)
+  out["crossed"] = True
+  (folder / "found.json").write_text(json.dumps(out))
+
+
+if __name__ == "__main__":
+  main(pathlib.Path(sys.argv[1]))
