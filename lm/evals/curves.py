@@ -178,3 +178,19 @@ def best_within(
     raise UserError(f"cost={cost!r}: use one of {', '.join(_COSTS)}")
   affordable = [m for m in methods if m[cost] <= budget]
   return max(affordable, key=lambda m: (m["accuracy"], -m[cost]), default=None)
+
+
+def table(methods: Sequence[Mapping[str, Any]], *, title: str = "") -> Any:
+  """The rows of methods as a `rich` table for the screen."""
+  import rich.table
+  shown = rich.table.Table(title=title or None, title_style="bold")
+  shown.add_column("method")
+  for name in ("solved", "95% interval", "tokens", "MFLOP", "seconds"):
+    shown.add_column(name, justify="right")
+  for m in methods:
+    low, high = m["interval"]
+    shown.add_row(
+        m["label"], f"{m['accuracy']:.1%}", f"{low:.1%} – {high:.1%}",
+        f"{m['generated_tokens']:,.0f}", f"{m['flops'] / 1e6:,.0f}",
+        f"{m['seconds']:.3f}")
+  return shown
