@@ -43,8 +43,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
 
   train_source = mixture.mixed(specs, sources(specs, "train"))
   # Held-out text alone: games would flatter the measure.
-  text = {k: v for k, v in specs.items() if v.get("kind") == "text"} or specs
-  held_out = mixture.once(sources(text, "validation").values(),
+  held_out = mixture.once(sources(text_of(specs), "validation").values(),
                           batches=config["evaluate"]["batches"])
   apply = stage.apply_of(net)
   stage.Stage(
@@ -54,6 +53,13 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
       evaluate=train.bits_per_byte(apply, held_out, train.token_bytes(vocab)),
       best="bits_per_byte",
   ).fit()
+
+
+def text_of(specs):
+  """The sources that are text; all of them if none is."""
+  text = {name: spec for name, spec in specs.items()
+          if spec.get("kind") == "text" and spec.get("rate", 1.0) != 0}
+  return text or specs
 
 
 def vocabulary(workdir: pathlib.Path, specs, *, path: str, size: int,

@@ -5,14 +5,14 @@ A mixture is described by plain dicts, one for each part:
     {"text": {"kind": "text", "rate": 0.8, "path": "builtin"},
      "games": {"kind": "game24", "rate": 0.2, "count": 20_000}}
 
-`rate` is the part's share of tokens, `kind` one of `KINDS`, and the other
-fields are the arguments of that kind's function below. Every kind has a "train"
-and a "validation" split that do not meet: documents are held out by name,
-dialogues by their first question, so a puzzle held out from one stage is held
-out from all.
+`rate` is the part's share of tokens (0 leaves it out), `kind` one of `KINDS`,
+and the other fields are the arguments of that kind's function below. Every kind
+has a "train" and a "validation" split that do not meet: documents are held out
+by name, dialogues by their first question, so a puzzle held out from one stage
+is held out from all that have the same `holdout`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import difflib
 import functools
 import inspect
@@ -51,13 +51,16 @@ def text(
   if form != "tokens":
     raise UserError(f"data.sources.{name}: text has no turns to train on: use"
                     " it in pre-training only")
-  documents = corpus.load(path)
+  documents = _builtin() if path == "builtin" else corpus.load(path)
   if share < 1:
     documents = corpus.Corpus(
         [functools.partial(_some, read, share) for read in documents.shards],
         {**documents.source, "share": share}, f"{documents.key} {share}")
   return tasks.text(name, vocab, documents=documents, split=split,
                     holdout=holdout)
+
+
+_builtin = functools.cache(corpus.builtin)
 
 
 def _some(read: Callable[[], Iterable[corpus.Named]], share: float
@@ -76,7 +79,7 @@ def documentation(
       dialogues.documentation, seed, split=split, holdout=holdout,
       max_characters=max_characters)
   return _task(name, vocab, form, [functools.partial(_named, rows, name)],
-               corpus.builtin().key, split, seed, holdout, max_characters)
+               _builtin().key, split, seed, holdout, max_characters)
 
 
 def chatterbot(
@@ -214,7 +217,7 @@ def write(
     processes: as in `prepare.write`.
   """
   found = {}
-  for name in sorted(specs):
+  for name in _used(specs):
     task = make_task(name, specs[name], vocab, form=form, split=split)
     if task is None:
       continue
@@ -224,8 +227,13 @@ def write(
                   lengths=(length,) if form == "examples" else ())
     found[name] = where
   if not found:
-    raise UserError("data.sources is empty: name at least one source")
+    raise UserError("data.sources is empty: name at least one source whose rate"
+                    " is not 0")
   return found
+
+
+def _used(specs: Specs) -> list[str]:
+  return sorted(k for k, v in specs.items() if v.get("rate", 1.0) != 0)
 
 
 def sources(
@@ -246,10 +254,9 @@ def sources(
 def mixed(
     specs: Specs, parts: Mapping[str, pipeline.Source]
 ) -> pipeline.Source:
-  """The parts in one batch, by their rates; a rate of 0 leaves one out."""
-  rates = {k: float(specs[k].get("rate", 1.0)) for k in parts}
-  kept = [k for k in parts if rates[k] != 0]
-  return pipeline.mix([parts[k] for k in kept], [rates[k] for k in kept])
+  """The parts in one batch, by their rates."""
+  return pipeline.mix(list(parts.values()),
+                      [float(specs[k].get("rate", 1.0)) for k in parts])
 
 
 def once(
@@ -278,7 +285,7 @@ def held_out(
 
 def texts(specs: Specs, *, games_drawn: int = 3_000) -> Iterator[str]:
   """Training texts of all parts, for training a vocabulary."""
-  for name in sorted(specs):
+  for name in _used(specs):
     spec = dict(specs[name])
     if spec.get("kind") == "game24":
       spec["count"] = min(spec.get("count", games_drawn), games_drawn)
@@ -312,7 +319,7 @@ def question(row: tasks.Row) -> str:
 
 
 def _task(name: str, vocab: Vocab, form: str,
-          shards: list[Callable[[], Rows]], *key: Any) -> tasks.Task:
+          shards: Sequence[Callable[[], Rows]], *key: Any) -> tasks.Task:
   convert = (transcript_example if form == "tokens" else tasks.chat_example)
   return tasks.Task(
       name=name, kind=form, vocab=vocab, shards=shards, convert=convert,

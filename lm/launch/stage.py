@@ -48,14 +48,17 @@ def check(
     UserError: the first that is unknown (with the nearest known) or missing.
   """
   ours = [k for k in config if k not in ABLATION_FIELDS]
-  _check("config", ours, (*FIELDS, *own))
-  _check("config.data", config["data"], ("folder", "sources"))
-  _check("config.evaluate", config["evaluate"], tuple(evaluate))
-  _check("config.checkpoint", config["checkpoint"],
+  check_fields("config", ours, (*FIELDS, *own))
+  check_fields("config.data", config["data"], ("folder", "sources"))
+  check_fields("config.evaluate", config["evaluate"], tuple(evaluate))
+  check_fields("config.checkpoint", config["checkpoint"],
          ("every", "keep_last", "keep_best"))
 
 
-def _check(where: str, found: Iterable[str], fields: tuple[str, ...]) -> None:
+def check_fields(
+    where: str, found: Iterable[str], fields: tuple[str, ...]
+) -> None:
+  """Refuses (UserError) a field of `where` that is unknown or missing."""
   for key in found:
     if key not in fields:
       raise UserError(
@@ -150,8 +153,8 @@ def optimizer(fields: Mapping[str, Any], *, steps: int):
     UserError: an unknown name or field.
   """
   fields = dict(fields)
-  schedules = {"constant": optim.constant, "cosine": optim.cosine,
-               "wsd": optim.wsd}
+  schedules: dict[str, Callable[..., Any]] = {
+      "constant": optim.constant, "cosine": optim.cosine, "wsd": optim.wsd}
   chains = {"adamw": optim.adamw, "muon": optim.muon}
   schedule = _pick(schedules, fields.pop("schedule", "cosine"),
                    "optimizer.schedule")
@@ -165,7 +168,8 @@ def optimizer(fields: Mapping[str, Any], *, steps: int):
   theirs = {k for f in schedules.values()
             for k in inspect.signature(f).parameters}
   own = inspect.signature(schedule).parameters
-  timing = {k: fields.pop(k) for k in list(fields) if k in theirs - {"steps"}}
+  theirs -= {"lr", "steps"}
+  timing = {k: fields.pop(k) for k in list(fields) if k in theirs}
   timing = {k: v for k, v in timing.items() if k in own}
   if "steps" in own:
     timing["steps"] = steps
@@ -208,7 +212,7 @@ def first_alone(work: Callable[[], Any]) -> Any:
   return found
 
 
-def init_from(folder: str) -> train.Loaded:
+def init_from(folder: str, *, which: str = "last") -> train.Loaded:
   """The checkpoint of the stage before.
 
   Raises:
@@ -221,7 +225,7 @@ def init_from(folder: str) -> train.Loaded:
   if not os.path.isdir(folder):
     raise UserError(f"config.init={folder}: no such folder; run the stage"
                     " before, or name its --workdir")
-  loaded = train.load(folder)
+  loaded = train.load(folder, which=which)
   if loaded.vocab is None:
     raise UserError(f"{loaded.path} holds no vocabulary: it is of another"
                     " program, or was saved without")
