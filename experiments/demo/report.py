@@ -1,4 +1,4 @@
-"""The demo's report: one table, report.html, report.json and figures.
+"""The demo's report: report.html, report.json and figures.
 
 Everything comes from what the stages left on disk, so it can be written again
 at any time:
@@ -160,22 +160,6 @@ def budgets(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if best and (not found or best["name"] != found[-1]["method"]["name"]):
       found.append({"budget": budget, "method": best})
   return found
-
-
-def table(found: Mapping[str, Any]) -> Any:
-  """The methods as a `rich` table."""
-  import rich.table
-  shown = rich.table.Table(title="Game of 24, unseen games", title_style="bold")
-  shown.add_column("method")
-  for name in ("solved", "95% interval", "tokens", "FLOPs", "seconds"):
-    shown.add_column(name, justify="right")
-  for m in found["methods"]:
-    low, high = m["interval"]
-    shown.add_row(
-        m["label"], percent(m["accuracy"]), f"{percent(low)} – {percent(high)}",
-        f"{m['generated_tokens']:,.0f}", quantity(m["flops"]),
-        f"{m['seconds']:.3f}")
-  return shown
 
 
 def chosen_trees(trees: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

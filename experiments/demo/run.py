@@ -17,19 +17,21 @@ import sys
 from experiments.demo import report
 from experiments.demo import stages
 from experiments.demo.stages import Stage
+from lm.evals import curves
 from lm.types import UserError
 
 
 def road(root: pathlib.Path, *, quick: bool, seed: int | None = None
          ) -> list[Stage]:
   """The stages, in order."""
-  configs = "configs/quick" if quick else "configs/demo"
+  size = "quick" if quick else "demo"
   seeds = () if seed is None else (f"--config.seed={seed}",)
   samples = root / "samples" / "samples.json"
 
   def stage(name, about, *after):
-    return Stage(name, about, f"experiments.{name}.run",
-                 f"{configs}/{name}.py", after, seeds)
+    config = (f"configs/search/{size}.py" if name == "search"
+              else f"configs/{size}/{name}.py")
+    return Stage(name, about, f"experiments.{name}.run", config, after, seeds)
 
   return [
       stage("pretrain", "reads text, code and games until it can predict them"),
@@ -46,12 +48,14 @@ def road(root: pathlib.Path, *, quick: bool, seed: int | None = None
   ]
 
 
-def run(root: pathlib.Path, *, quick: bool, seed: int | None, console) -> None:
-  """Runs what is not done, then writes and prints the report."""
+def run(root: pathlib.Path, *, quick: bool, seed: int | None, until: str,
+        console) -> None:
+  """Runs what is not done up to `until`; at the end, reports."""
   plan = road(root, quick=quick, seed=seed)
+  last = [s.name for s in plan].index(until) + 1
   with stages.alone(root) as lock:
     marks = stages.check(plan, root)
-    for i, (stage, mark) in enumerate(zip(plan, marks, strict=True), 1):
+    for i, (stage, mark) in enumerate(zip(plan[:last], marks), 1):
       done = stages.marker(root / stage.name).get("done")
       console.rule(f"[bold]{i}/{len(plan)} {stage.name}[/]: {stage.about}",
                    align="left", style="dim")
@@ -59,9 +63,12 @@ def run(root: pathlib.Path, *, quick: bool, seed: int | None, console) -> None:
       console.print(f"{'already done' if done else 'done'}, "
                     f"{report.duration(seconds)}", style="green",
                     highlight=False)
+    if last < len(plan):
+      return
     found = report.collect(root, quick=quick)
     written = report.write(found, root)
-  console.print(report.table(found))
+  console.print(curves.table(
+      found["methods"], title="Game of 24, games that it never saw"))
   for line in report.headline(found):
     console.print(line, highlight=False)
   console.print(f"Report: {written}", highlight=False, soft_wrap=True)
@@ -77,13 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", default=None, help=(
       "where everything goes; by default runs/demo, or runs/quick"))
   parser.add_argument("--seed", type=int, help="by default the configs' own")
+  names = [s.name for s in road(pathlib.Path(), quick=False)]
+  parser.add_argument("--until", choices=names, default=names[-1], help=(
+      "the last stage to run; by default all, and then the report"))
   args = parser.parse_args(argv)
   import rich.console
   console = rich.console.Console()
   root = pathlib.Path(
       args.workdir or ("runs/quick" if args.quick else "runs/demo"))
   try:
-    run(root, quick=args.quick, seed=args.seed, console=console)
+    run(root, quick=args.quick, seed=args.seed, until=args.until,
+        console=console)
   except UserError as e:
     sys.stderr.write(f"error: {e}\n")
     return 2

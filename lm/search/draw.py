@@ -327,7 +327,9 @@ def _meter(row: _Row, colour: str, opinion: str) -> str:
       f"{_percent(row.number)}</text>")
 
 
-def _percent(p: float) -> str:
+def _percent(p: float | None) -> str:
+  if p is None:
+    return ""
   if p < 0.005:
     return "0%"
   return "100%" if p >= 0.995 else f"{100 * p:.0f}%"

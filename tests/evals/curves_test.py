@@ -114,3 +114,16 @@ def test_best_within_a_budget():
   assert curves.best_within(rows, 99)["name"] == "c"  # As good, and cheaper.
   assert curves.best_within(rows, 100)["name"] == "a"
   assert curves.best_within(rows, 1e7, cost="flops") is None
+
+
+def test_table():
+  import io
+  import rich.console
+  console = rich.console.Console(width=120, file=io.StringIO())
+  rows = [row("a", 5, 1234), row("b", 3, 50)]
+  console.print(curves.table(rows, title="Games"))
+  text = console.file.getvalue()
+  assert "Games" in text
+  line = next(x for x in text.splitlines() if "50.0%" in x)
+  assert [cell.strip() for cell in line.split("│")][1:-1] == [
+      "a", "50.0%", "23.7% – 76.3%", "1,234", "1,234", "0.500"]

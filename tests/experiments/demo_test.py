@@ -225,17 +225,6 @@ def test_report_says_what_was_measured(finished):
   assert saved["machine"]["cores"] >= 1 and saved["machine"]["jax"]
 
 
-def test_the_table_has_every_method(finished):
-  import rich.console
-  console = rich.console.Console(width=120, record=True, file=open(os.devnull,
-                                                                    "w"))
-  console.print(report.table(finished[1]))
-  text = console.export_text()
-  for m in finished[1]["methods"]:
-    assert m["label"] in text
-  assert "515" in text and "3.09 G" in text
-
-
 def test_a_quick_report_says_so(finished):
   root, _, _ = finished
   path = report.write(report.collect(root, quick=True), root)

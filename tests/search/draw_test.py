@@ -72,6 +72,13 @@ def test_wrong_and_missing_answers(result):
   assert "answer" not in texts(draw.tree(result, correct=False))
 
 
+def test_a_search_that_wrote_nothing_readable():
+  nodes = [node(None, 1, text, None, "unreadable")
+           for text in ("\x00\x01\ufffd", "", "", "x" * 500)]
+  svg = draw.tree(Result(None, "", Cost(), nodes), prompt="p", correct=False)
+  assert {"(nothing)  ×2", "x" * 43 + "…"} <= set(texts(svg))
+
+
 def test_from_json_is_the_same(result):
   import json
   plain = json.loads(json.dumps(result.to_dict()))
