@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import dataclasses
 import html
 import math
+import re
 from typing import Any
 
 from lm.search.tree import Result
@@ -252,7 +253,7 @@ def _svg(columns, names, merges, width, height, prompt, opinion) -> str:
         "</text>")
   parts.append(_legend(height - 12, opinion))
   width = max(width, 900.0)
-  label = html.escape(f"Search tree of: {prompt}", quote=True)
+  label = _escape(f"Search tree of: {prompt}")
   return (
       f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f}'
       f' {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img"'
@@ -289,7 +290,7 @@ def _draw(row: _Row, opinion: str) -> str:
       "unreadable": ("none", "none", colour, 400, colour),
       "more": ("none", "none", _MUTED, 400, _MUTED),
   }[row.status]
-  parts = [f"<g><title>{html.escape(row.title)}</title>"] if row.title else [
+  parts = [f"<g><title>{_escape(row.title)}</title>"] if row.title else [
       "<g>"]
   if fill != "none":
     parts.append(
@@ -300,7 +301,7 @@ def _draw(row: _Row, opinion: str) -> str:
   shown = _shown(row)
   cut = " (" if row.status not in ("right", "wrong") else "\n"
   head, bracket, tail = shown.partition(cut)
-  head, tail = html.escape(head), html.escape(bracket + tail)
+  head, tail = _escape(head), _escape(bracket + tail)
   tail = f'<tspan fill="{dim}" font-weight="400">{tail}</tspan>' if tail else ""
   parts.append(
       f'<text x="{row.x + _PAD:.1f}" y="{row.y + 4:.1f}" fill="{ink}"'
@@ -333,6 +334,14 @@ def _percent(p: float | None) -> str:
   if p < 0.005:
     return "0%"
   return "100%" if p >= 0.995 else f"{100 * p:.0f}%"
+
+
+# XML has no way to write these, and an untrained model writes everything.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _escape(text: str) -> str:
+  return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
 def _legend(y: float, opinion: str) -> str:
