@@ -69,7 +69,8 @@ class Progress(Hook):
         self._console.print(
             f"{self._title} {step}/{run.num_steps}  {_line(metrics, speed)}",
             highlight=False, soft_wrap=True, markup=False)
-      run.report(step, {k: v for k, v in speed.items() if k != "eta"})
+      if speed:
+        run.report(step, {k: v for k, v in speed.items() if k != "eta"})
 
   def on_report(self, run, step, metrics):
     shown = {k: v for k, v in metrics.items() if not k.startswith("speed/")}
