@@ -45,7 +45,8 @@ def check(
     evaluate: the fields of `config.evaluate`.
 
   Raises:
-    UserError: the first that is unknown (with the nearest known) or missing.
+    UserError: the first that is unknown (with the nearest known) or missing;
+      an optimizer that cannot be built.
   """
   ours = [k for k in config if k not in ABLATION_FIELDS]
   check_fields("config", ours, (*FIELDS, *own))
@@ -53,6 +54,7 @@ def check(
   check_fields("config.evaluate", config["evaluate"], tuple(evaluate))
   check_fields("config.checkpoint", config["checkpoint"],
          ("every", "keep_last", "keep_best"))
+  optimizer(config["optimizer"], steps=config["steps"])
 
 
 def check_fields(
@@ -159,22 +161,29 @@ def optimizer(fields: Mapping[str, Any], *, steps: int):
   schedule = _pick(schedules, fields.pop("schedule", "cosine"),
                    "optimizer.schedule")
   chain = _pick(chains, fields.pop("name", "adamw"), "optimizer.name")
-  rate = fields.pop("learning_rate", None)
-  if rate is None:
-    raise UserError("optimizer.learning_rate is missing")
   rules = [optim.Rule(**dict(r)) for r in fields.pop("rules", ())]
-  # What any schedule knows is the schedule's, so that an ablation may change
-  # its name alone.
-  theirs = {k for f in schedules.values()
-            for k in inspect.signature(f).parameters}
-  own = inspect.signature(schedule).parameters
-  theirs -= {"lr", "steps"}
-  timing = {k: fields.pop(k) for k in list(fields) if k in theirs}
-  timing = {k: v for k, v in timing.items() if k in own}
-  if "steps" in own:
-    timing["steps"] = steps
-  return call(chain, schedule(rate, **timing), where="optimizer", rules=rules,
-              **fields)
+  # What any schedule knows is accepted, so that an ablation may change the
+  # schedule's name alone.
+  timing = {k for f in schedules.values() for k in _parameters(f)[1:]}
+  timing -= {"steps"}
+  known = {*_parameters(chain)[1:], *timing, "learning_rate", "schedule",
+           "name"}
+  for key in fields:
+    if key not in known:
+      raise UserError(f"optimizer has no field {key!r}:"
+                      f" {config_file.nearest(key, sorted(known))}")
+  if "learning_rate" not in fields:
+    raise UserError("optimizer.learning_rate is missing")
+  own = {k: fields[k] for k in _parameters(schedule)[1:] if k in fields}
+  if "steps" in _parameters(schedule):
+    own["steps"] = steps
+  rest = {k: v for k, v in fields.items()
+          if k not in timing and k != "learning_rate"}
+  return chain(schedule(fields["learning_rate"], **own), rules=rules, **rest)
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+  return list(inspect.signature(function).parameters)
 
 
 def _pick(functions: Mapping[str, Any], name: str, where: str) -> Any:
