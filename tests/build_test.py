@@ -150,7 +150,7 @@ def test_bazel_reads_the_files_and_refuses_a_planted_import(
     assert build.returncode == 0, build.stderr
     room = source / "lm" / "objectives" / "BUILD"
     room.write_text(room.read_text().replace(
-        "deps = [", 'deps = ["//lm/launch", ', 1))
+        "deps = [", 'deps = ["//lm/decode", ', 1))
     build = bazel("build", "--nobuild", "//lm/objectives")
     assert build.returncode and "is not visible" in build.stderr, build.stderr
   finally:  # Bazel makes its folders read-only.
