@@ -53,7 +53,8 @@ def collect(root: pathlib.Path, *, quick: bool = False) -> dict[str, Any]:
       "seconds": None if None in seconds else sum(seconds),
       "machine": machine(samples.get("devices")),
       "seed": search.get("seed"), "stages": about,
-      "methods": search["methods"], "overlap": search.get("overlap", {}),
+      "methods": curves.ordered(search["methods"]),
+      "overlap": search.get("overlap", {}),
       "trees": search.get("trees", []), "samples": samples,
   }
 

@@ -95,7 +95,7 @@ def losses(
       if x.size:
         ax.plot(x, held_out, color=_INK, lw=1.0, marker="o", ms=4, ls="--",
                 label="held out")
-        ax.legend(loc="upper right")
+        ax.legend(loc="best")
       ax.set_title(name)
       ax.set_xlabel("step")
       ax.set_xlim(0, None)
@@ -144,7 +144,7 @@ def thinking(
   Args:
     methods: rows as in `lm.evals.curves`.
     costs: a panel for each: generated_tokens, flops or seconds.
-    labels: write the best row of each family beside its point.
+    labels: write the best accuracy of each family beside its point.
     title: above the figure.
 
   Raises:
@@ -183,8 +183,8 @@ def _panel(ax, methods, cost: str, labels: bool) -> None:
         x, y, yerr=np.maximum(0, [y - low, high - y]), color=colour,
         marker=marker, ms=6.5, lw=1.7, elinewidth=1.0, capsize=2.5,
         markeredgecolor="white", markeredgewidth=0.7, label=name)
-    if labels:
-      best = int(np.argmax(y))
+    best = int(np.argmax(y))
+    if labels and y[best] > 0:
       ax.annotate(f"{100 * y[best]:.0f}%", (x[best], y[best]),
                   xytext=(-6, 6), textcoords="offset points", ha="right",
                   color=colour, fontsize=9.5, weight="semibold")

@@ -103,10 +103,17 @@ def test_over_seeds():
 def test_curves_are_sorted_by_cost():
   rows = [row("a", 5, 100), row("g", 1, 5, "greedy"), row("b", 3, 50)]
   found = curves.curves(rows)
-  assert {k: [r["name"] for r in v] for k, v in found.items()} == {
-      "tot_value": ["b", "a"], "greedy": ["g"]}
+  assert [(k, [r["name"] for r in v]) for k, v in found.items()] == [
+      ("greedy", ["g"]), ("tot_value", ["b", "a"])]
   with pytest.raises(UserError, match="generated_tokens"):
     curves.curves(rows, cost="tokens")
+
+
+def test_ordered_by_family_then_tokens():
+  rows = [row("z", 5, 1, "mcts"), row("v2", 5, 20), row("v1", 5, 10),
+          row("r", 5, 90, "tot_random"), row("g", 5, 99, "greedy")]
+  assert [r["name"] for r in curves.ordered(rows)] == [
+      "g", "r", "v1", "v2", "z"]
 
 
 def test_best_within_a_budget():
