@@ -139,6 +139,7 @@ def prompt(numbers: Sequence[int]) -> str:
 _THOUGHT = re.compile(
     r"^\d+ [-+*/] \d+ = \d+ \(left: (\d+(?: \d+)*)\)$")
 _ANSWER = re.compile(r"^Answer: (.+) = 24$")
+_ARITHMETIC = re.compile(r"[0-9 ()+*/-]*")  # No hex, no comment, no word.
 
 
 def read(line: str) -> State | None:
@@ -179,7 +180,8 @@ def grade(numbers: Sequence[int], expression: str | None) -> bool:
 
   Exact rational arithmetic on the parsed expression; anything else is False.
   """
-  if expression is None or len(expression) > 200:
+  if (expression is None or len(expression) > 200
+      or not _ARITHMETIC.fullmatch(expression)):
     return False
   used: list[int] = []
   try:
