@@ -125,23 +125,32 @@ class Beam:
     return self.k[min(depth, len(self.k) - 1)]
 
   def __call__(self, writer, problems, key) -> list[Result]:
+    # A decoder state holds the rows of its last thought only, so problems of
+    # different depth are searched one depth after the other.
+    by_depth: dict[int, list[int]] = {}
+    for i, problem in enumerate(problems):
+      by_depth.setdefault(problem.num_thoughts, []).append(i)
+    if len(by_depth) > 1:
+      results = {}
+      for depth, mine in sorted(by_depth.items()):
+        results |= zip(mine, self(writer, [problems[i] for i in mine],
+                                  jax.random.fold_in(key, 1000 + depth)))
+      return [results[i] for i in range(len(problems))]
     rng = np.random.default_rng(
         np.asarray(jax.random.key_data(jax.random.fold_in(key, 0))))
     state, costs = _start(writer, problems, key)
     trees: list[list[Node]] = [[] for _ in problems]
     frontier = [[(None, p)] for p in range(len(problems))]  # (node, row)
-    for depth in range(max(p.num_thoughts for p in problems)):
-      active = [p for p in range(len(problems))
-                if depth < problems[p].num_thoughts]
-      jobs = [(p, node, row) for p in active for node, row in frontier[p]
-              for _ in range(self._k(depth))]
+    for depth in range(problems[0].num_thoughts):
+      jobs = [(p, node, row) for p in range(len(problems))
+              for node, row in frontier[p] for _ in range(self._k(depth))]
       if not jobs:
         break
       kept = 1 if depth == 0 else self.b
       state, out = writer.write(
           state, [row for _, _, row in jobs],
           jax.random.fold_in(key, depth + 1),
-          capacity=len(active) * kept * self._k(depth))
+          capacity=len(problems) * kept * self._k(depth))
       for i, (p, parent, _) in enumerate(jobs):
         costs[p].add(out.costs[i])
         before = 0.0 if parent is None else trees[p][parent].log_prob
@@ -149,8 +158,8 @@ class Beam:
             parent, depth + 1, out.texts[i], problems[p].read(out.texts[i]),
             before + float(out.log_probs_B[i]), float(out.values_B[i]),
             row=i))
-      for p in active:
-        frontier[p] = self._select(trees[p], depth + 1, rng)
+      for p, tree in enumerate(trees):
+        frontier[p] = self._select(tree, depth + 1, rng)
     return self._answer(writer, problems, state, trees, frontier, costs, key)
 
   def _select(self, nodes: list[Node], depth: int, rng):
