@@ -81,11 +81,19 @@ jax.tree_util.register_dataclass(
     ThinkingBudget, data_fields=["tokens", "forced", "marker"], meta_fields=[])
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], *, multiple: int = 8):
-  """Right-pads ragged prompts: (tokens [B, T], lengths [B]), NumPy int32."""
+def pad_prompts(prompts: Sequence[Sequence[int]], *, multiple: int = 8,
+                limit: int | None = None):
+  """Right-pads ragged prompts: (tokens [B, T], lengths [B]), NumPy int32.
+
+  T is a multiple of `multiple`, so that few lengths are compiled, but padding
+  does not take it past `limit` (the model's context).
+  """
   if not prompts or not all(len(p) for p in prompts):
     raise UserError("a prompt is empty: give it at least one token")
-  length = -(-max(map(len, prompts)) // multiple) * multiple
+  longest = max(map(len, prompts))
+  length = -(-longest // multiple) * multiple
+  if limit is not None:
+    length = max(longest, min(length, limit))
   tokens = np.zeros((len(prompts), length), np.int32)
   for row, prompt in zip(tokens, prompts, strict=True):
     row[:len(prompt)] = prompt
@@ -291,7 +299,7 @@ def generate(model: LanguageModel, params: Params,
         f"a prompt of {longest} tokens and {max_tokens} new ones do not fit"
         f" the model's context of {model.config.max_length}: shorten the"
         " prompt or lower max_tokens")
-  tokens, lengths = pad_prompts(prompts)
+  tokens, lengths = pad_prompts(prompts, limit=model.config.max_length)
   return _generate(model, params, tokens, lengths, key, stops, budget,
                    max_tokens=max_tokens, rules=rules, eos_id=eos_id)
 

@@ -37,10 +37,11 @@ class TopK:
 
   def __call__(self, logits_BV, seen_BV):
     if self.k == 1:
-      best = jnp.argmax(logits_BV, axis=-1, keepdims=True)
+      best = _argmax(logits_BV)[:, None]
       keep = jnp.arange(logits_BV.shape[-1]) == best
     else:
-      keep = logits_BV >= jax.lax.top_k(logits_BV, self.k)[0][:, -1:]
+      k = min(self.k, logits_BV.shape[-1])
+      keep = logits_BV >= jax.lax.top_k(logits_BV, k)[0][:, -1:]
     return jnp.where(keep, logits_BV, _OUT)
 
 
@@ -92,6 +93,16 @@ class RepetitionPenalty:
     return jnp.where(seen_BV, less, logits_BV)
 
 
+def _argmax(x_BV):
+  """argmax of the last axis (the lowest of equals), as two plain reductions.
+
+  XLA:CPU does not vectorise the variadic reduction of `jnp.argmax`.
+  """
+  ids = jnp.arange(x_BV.shape[-1], dtype=jnp.int32)
+  top = jnp.max(x_BV, axis=-1, keepdims=True)
+  return jnp.min(jnp.where(x_BV == top, ids, x_BV.shape[-1] - 1), axis=-1)
+
+
 Rules = tuple  # Of rules, applied left to right.
 GREEDY: Rules = (Temperature(0.0),)
 
@@ -126,10 +137,9 @@ def sample(key: jax.Array, logits_BV: jax.Array, rules: Rules, *,
   for rule in rules:
     changed = rule(changed, seen_BV)
   if Temperature(0.0) in rules:
-    tokens_B = jnp.argmax(changed, axis=-1)
-  else:
-    tokens_B = jax.random.categorical(key, changed, axis=-1)
-  tokens_B = tokens_B.astype(jnp.int32)
+    tokens_B = _argmax(changed)
+  else:  # The Gumbel trick.
+    tokens_B = _argmax(changed + jax.random.gumbel(key, changed.shape))
   log_probs_BT, _ = masked.token_log_probs(
       logits_BV[:, None], tokens_B[:, None])
   return tokens_B, log_probs_BT[:, 0]

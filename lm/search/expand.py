@@ -75,7 +75,8 @@ class Writer:
 
   def start(self, prompts: Sequence[Sequence[int]], key: jax.Array):
     """Reads the prompts: (decoder state, cost of each)."""
-    tokens, lengths = decode.pad_prompts(prompts)
+    tokens, lengths = decode.pad_prompts(
+        prompts, limit=self.model.config.max_length)
     if tokens.shape[1] > self.model.config.max_length:
       raise UserError(
           f"the prompt has {int(lengths.max())} tokens but the model's context"
