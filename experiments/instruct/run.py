@@ -61,7 +61,8 @@ def evaluation(net: model.LanguageModel, vocab, specs, sources, *, every: int,
                                      instructions.grade_text),
              [row["messages"] for row in mixture.held_out(
                  name, specs[name], vocab, count=questions)])
-      for name in sources if questions}
+      for name in sources
+      if questions and specs[name]["kind"] != "game24_value"}
   graded = instructions.evaluation(net, vocab, groups, max_tokens=max_tokens)
   if not groups:  # Off, as on several hosts: decoding is for one.
     return loss

@@ -21,7 +21,7 @@ import os
 import pathlib
 from typing import Any
 
-from lm.data import chat, corpus, dialogues, pipeline, prepare, tasks
+from lm.data import chat, corpus, dialogues, pipeline, prepare, store, tasks
 from lm.data.problems import game24
 from lm.data.vocab import Vocab
 from lm.types import Batch, UserError
@@ -153,8 +153,8 @@ def game_values(
     count: games drawn.
     seed: of the draw.
     holdout: share of the training puzzles that is "validation".
-    solved: share of worked answers; the rest are attempts, which train only
-      the value.
+    solved: share of worked answers; the rest are attempts, of which only the
+      sound lines are imitated.
   """
   if form != "examples":
     raise UserError(f"data.sources.{name}: values belong to examples, not to"
@@ -204,7 +204,8 @@ def write(
 ) -> dict[str, pathlib.Path]:
   """Prepares every part once; returns the folder of each.
 
-  Examples longer than a row are left out. Each description has a folder of its
+  Examples longer than a row are left out, and so are parts of which nothing is
+  held out from the validation split. Each description has a folder of its
   own, so that stages, seeds and configs may share `folder`.
 
   Args:
@@ -223,9 +224,14 @@ def write(
       continue
     mark = tasks.digest(form, task.key, vocab.hash)[:8]
     where = pathlib.Path(folder) / f"{name}-{split}-{mark}"
+    if split != "train" and not (where / store.MANIFEST).exists() and (
+        next(task.examples(), None) is None):
+      continue
     prepare.write(task, where, processes=processes, too_long="drop",
                   lengths=(length,) if form == "examples" else ())
     found[name] = where
+  if not found and split != "train":
+    raise UserError("data.sources hold nothing out: raise the holdout of one")
   if not found:
     raise UserError("data.sources is empty: name at least one source whose rate"
                     " is not 0")

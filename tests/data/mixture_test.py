@@ -104,6 +104,18 @@ def test_parts_are_prepared_once_and_mixed_by_rate(tmp_path, chats):
   assert tokens["games"] / sum(tokens.values()) == pytest.approx(.75, abs=.03)
 
 
+def test_a_part_that_holds_nothing_out_is_not_evaluated(tmp_path, chats):
+  specs = {"games": GAMES, "chats": {"kind": "dialogues", "path": chats,
+                                     "holdout": 0.0}}
+  def write():
+    return sorted(mixture.write(specs, BYTES, tmp_path, form="examples",
+                                split="validation", length=256))
+  assert write() == ["games"]
+  del specs["games"]
+  with pytest.raises(UserError, match="holdout"):
+    write()
+
+
 def test_once_sees_every_row_or_an_even_choice(tmp_path):
   folders = mixture.write({"games": GAMES}, BYTES, tmp_path, form="tokens",
                           length=64)
