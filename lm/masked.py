@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from lm import sharding
 
 
 def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -26,8 +25,10 @@ def logsumexp(logits: jax.Array) -> jax.Array:
 
 def _hits(logits_BTV, targets_BT):
   """One-hot targets: a gather from sharded logits would be refused."""
-  ids = sharding.shard(
-      jnp.arange(logits_BTV.shape[-1], dtype=jnp.int32), "vocab")
+  ids = jnp.arange(logits_BTV.shape[-1], dtype=jnp.int32)
+  if not jax.sharding.get_abstract_mesh().empty:
+    vocab = jax.typeof(logits_BTV).sharding.spec[-1]
+    ids = jax.sharding.reshard(ids, jax.sharding.PartitionSpec(vocab))
   return targets_BT[..., None] == ids
 
 

@@ -3,16 +3,16 @@
     python -m experiments.instruct.run --config=configs/game24/instruct.py
         --workdir=runs/game24/instruct
 
-Wall time and result: see experiments/search/README.md.
+`make game24` runs all stages for three seeds. Wall time and result: see
+experiments/search/README.md.
 """
 
-from configs.instruct import tiny
+from configs.demo import instruct as demo
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  c = tiny.get_config()
+  c = demo.get_config()
   c.init = "runs/game24/pretrain"
-  c.steps = 500
-  c.data.sources.games.count = 100_000
+  c.steps = 80
   return c

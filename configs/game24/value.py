@@ -3,19 +3,17 @@
     python -m experiments.value.run --config=configs/game24/value.py
         --workdir=runs/game24/value
 
-Wall time and result: see experiments/search/README.md.
+`make game24` runs all stages for three seeds. Wall time and result: see
+experiments/search/README.md.
 """
 
-from configs.value import tiny
+from configs.demo import value as demo
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  c = tiny.get_config()
+  c = demo.get_config()
   c.init = "runs/game24/instruct"
-  c.steps = 4000
-  c.data.sources.games.count = 300_000
-  c.optimizer.learning_rate = 3e-3
-  c.optimizer.warmup = 100
-  c.evaluate.every = 500
+  c.steps = 700
+  c.data.sources.games.count = 100_000
   return c

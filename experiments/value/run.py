@@ -5,7 +5,7 @@
 
 A scalar head is added to the checkpoint `init`. One forward pass trains both:
 the head on the outcome of every line of good and bad attempts, the language
-model on the good ones only. The measures are those of the head's predictions
+model on the sound ones only. The measures are those of the head's predictions
 on attempts at puzzles that are neither trained on nor test games.
 """
 

@@ -97,7 +97,8 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     vocab: the vocabulary.
     row: {"prompt": the user's text, "lines": the answer's lines, "labels": a
       number for each line (None: no label), "imitate": weight of the lines as
-      an example to imitate (default 1; 0 trains the value only), "done":
+      an example to imitate, one number or one for each line (default 1; 0
+      trains the value only), "done":
       whether the answer ends after the last line (default: True)}. A line that
       is not the last of a finished answer ends in a newline, added if missing.
 
@@ -120,23 +121,27 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     raise ValueError("'labels' must have one number for each of 'lines'")
   if not all(label is None or _is_number(label) for label in labels):
     raise ValueError("'labels' must be numbers or null")
-  if not _is_number(imitate):
-    raise ValueError("'imitate' must be a number")
+  if _is_number(imitate):
+    imitate = [imitate] * len(lines)
+  if (not isinstance(imitate, Sequence) or len(imitate) != len(lines)
+      or not all(map(_is_number, imitate))):
+    raise ValueError("'imitate' must be a number, or one for each of 'lines'")
   done = row.get("done", True)
   tokens = encode_prompt(vocab, [{"role": "user", "content": question}])
   weights, values = [0.0] * len(tokens), [0.0] * len(tokens)
   value_weights = [0.0] * len(tokens)
-  for i, (line, label) in enumerate(zip(lines, labels, strict=True)):
+  for i, (line, label, weight) in enumerate(
+      zip(lines, labels, imitate, strict=True)):
     if not line.endswith("\n") and not (done and i == len(lines) - 1):
       line += "\n"
     ids = vocab.encode(line, specials=False)
     tokens += ids
-    weights += [float(imitate)] * len(ids)
+    weights += [float(weight)] * len(ids)
     values += [0.0] * (len(ids) - 1) + [float(label or 0.0)]
     value_weights += [0.0] * (len(ids) - 1) + [float(label is not None)]
   if done:
     tokens.append(vocab.id(END))
-    weights.append(float(imitate))
+    weights.append(float(imitate[-1]) if lines else 1.0)
     values.append(0.0)
     value_weights.append(0.0)
   return {"tokens": tokens, "weights": weights, "values": values,

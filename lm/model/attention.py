@@ -26,79 +26,79 @@ def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
   return seen
 
 
-def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
   """Reference attention; softmax in float32.
 
   Args:
-    q_BTNH: queries in the compute dtype; k_BSKH, v_BSKH: keys and values.
+    q_BTNH: queries in the compute dtype; k_BKSH, v_BKSH: keys and values.
     mask_BTS: bool, which keys a query sees; one that sees none averages all.
 
   Returns:
     [B, T, N, H] in the compute dtype.
   """
   b, t, n, h = q_BTNH.shape
-  kv = k_BSKH.shape[2]
+  kv = k_BKSH.shape[1]
   grouped = ("batch", "length", "kv_heads", None, None)
   shape = (b, t, kv, n // kv, h)
   q_BTKGH = jax.lax.reshape(
       q_BTNH * h ** -0.5, shape,
       out_sharding=sharding.out_spec(grouped, shape))
-  out_BTKGH = _attend(q_BTKGH, k_BSKH, v_BSKH, mask_BTS)
+  out_BTKGH = _attend(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)
   return jax.lax.reshape(
       out_BTKGH, (b, t, n, h),
       out_sharding=sharding.out_spec(("batch", "length", "kv_heads", None),
                                      (b, t, kv, h)))
 
 
-def _scores(q_BTKGH, k_BSKH, mask_BTS):
+def _scores(q_BTKGH, k_BKSH, mask_BTS):
   scores = jnp.einsum(
-      "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH,
+      "BTKGH,BKSH->BKGTS", q_BTKGH, k_BKSH,
       preferred_element_type=jnp.float32)
   return jnp.where(mask_BTS[:, None, None], scores, -1e30)
 
 
 @jax.custom_vjp
-def _attend(q_BTKGH, k_BSKH, v_BSKH, mask_BTS):
-  return _attend_forward(q_BTKGH, k_BSKH, v_BSKH, mask_BTS)[0]
+def _attend(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
+  return _attend_forward(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)[0]
 
 
-def _attend_forward(q_BTKGH, k_BSKH, v_BSKH, mask_BTS):
-  scores = _scores(q_BTKGH, k_BSKH, mask_BTS)
+def _attend_forward(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
+  scores = _scores(q_BTKGH, k_BKSH, mask_BTS)
   top = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - top)
   total_BKGT = jnp.sum(weights, axis=-1)
   out_BTKGH = jnp.einsum(
-      "BKGTS,BSKH->BTKGH", weights.astype(v_BSKH.dtype), v_BSKH,
+      "BKGTS,BKSH->BTKGH", weights.astype(v_BKSH.dtype), v_BKSH,
       preferred_element_type=jnp.float32)
   out_BTKGH = out_BTKGH / jnp.moveaxis(total_BKGT, 3, 1)[..., None]
   out_BTKGH = out_BTKGH.astype(q_BTKGH.dtype)
   log_z_BKGT = top[..., 0] + jnp.log(total_BKGT)
-  return out_BTKGH, (q_BTKGH, k_BSKH, v_BSKH, mask_BTS, log_z_BKGT)
+  return out_BTKGH, (q_BTKGH, k_BKSH, v_BKSH, mask_BTS, log_z_BKGT)
 
 
 def _attend_backward(saved, g_BTKGH):
   """FlashAttention's backward pass (2205.14135, appendix B.2): the weights
   are computed again from the log-normaliser instead of being kept."""
-  q_BTKGH, k_BSKH, v_BSKH, mask_BTS, log_z_BKGT = saved
-  whole = ("batch", None, "kv_heads", None)
-  spec = sharding.out_spec(whole, k_BSKH.shape)
-  scores = _scores(q_BTKGH, k_BSKH, mask_BTS)
+  q_BTKGH, k_BKSH, v_BKSH, mask_BTS, log_z_BKGT = saved
+  whole = ("batch", "kv_heads", None, None)
+  spec = sharding.out_spec(whole, k_BKSH.shape)
+  scores = _scores(q_BTKGH, k_BKSH, mask_BTS)
   weights = jnp.exp(scores - log_z_BKGT[..., None])
-  g_BTKGH = g_BTKGH.astype(v_BSKH.dtype)
+  g_BTKGH = g_BTKGH.astype(v_BKSH.dtype)
   d_weights = jnp.einsum(
-      "BTKGH,BSKH->BKGTS", g_BTKGH, v_BSKH,
+      "BTKGH,BKSH->BKGTS", g_BTKGH, v_BKSH,
       preferred_element_type=jnp.float32)
   delta = jnp.sum(weights * d_weights, axis=-1, keepdims=True)
   d_scores = weights * (d_weights - delta)
-  d_scores = d_scores.astype(k_BSKH.dtype)
-  d_q = jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, k_BSKH,
+  d_scores = d_scores.astype(k_BKSH.dtype)
+  d_q = jnp.einsum("BKGTS,BKSH->BTKGH", d_scores, k_BKSH,
                    preferred_element_type=jnp.float32)
-  d_k = jnp.einsum("BKGTS,BTKGH->BSKH", d_scores, q_BTKGH,
+  d_k = jnp.einsum("BKGTS,BTKGH->BKSH", d_scores, q_BTKGH,
                    preferred_element_type=jnp.float32, out_sharding=spec)
-  d_v = jnp.einsum("BKGTS,BTKGH->BSKH", weights.astype(v_BSKH.dtype), g_BTKGH,
+  d_v = jnp.einsum("BKGTS,BTKGH->BKSH", weights.astype(v_BKSH.dtype), g_BTKGH,
                    preferred_element_type=jnp.float32, out_sharding=spec)
-  return (d_q.astype(q_BTKGH.dtype), d_k.astype(k_BSKH.dtype),
-          d_v.astype(v_BSKH.dtype), None)
+  return (d_q.astype(q_BTKGH.dtype), d_k.astype(k_BKSH.dtype),
+          d_v.astype(v_BKSH.dtype), None)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -113,8 +113,8 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, *, table, mask_BTS, kv=None, layer=None,
-               cursor=None):
+  def __call__(self, x_BTD, *, table, mask_BTS, kv=None, cursor=None):
+    """`kv`: this layer's cached keys and values, or None; given back."""
     c = self.config
     d, n, k, h = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
     init = layers.kernel_init(d)
@@ -144,19 +144,15 @@ class Attention(nn.Module):
     k_BTKH = checkpoint_name(layers.rope(k_BTKH, table, dtype), "k")
     v_BTKH = checkpoint_name(v_BTKH, "v")
 
-    whole = ("batch", None, kv_heads, None)
-    if kv is None:
-      k_BSKH, v_BSKH = (sharding.shard(y, *whole) for y in (k_BTKH, v_BTKH))
-    else:
-      start = (layer, 0, cursor, 0, 0)
-      kv = tuple(
+    k_BKSH, v_BKSH = (
+        sharding.shard(jnp.swapaxes(y, 1, 2), "batch", kv_heads, None, None)
+        for y in (k_BTKH, v_BTKH))
+    if kv is not None:
+      kv = k_BKSH, v_BKSH = tuple(
           jax.lax.dynamic_update_slice(
-              full, sharding.shard(new, *whole)[None], start)
-          for full, new in zip(kv, (k_BTKH, v_BTKH), strict=True))
-      k_BSKH, v_BSKH = (
-          jax.lax.dynamic_index_in_dim(full, layer, keepdims=False)
-          for full in kv)
-    out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+              old, new.astype(old.dtype), (0, 0, cursor, 0))
+          for old, new in zip(kv, (k_BKSH, v_BKSH), strict=True))
+    out_BTNH = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
     out_BTD = dot(out_BTNH, sharding.shard(wo, heads, None, None), 2,
                   out=layers.ACTIVATION, dtype=wide)
     return out_BTD, kv

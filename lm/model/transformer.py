@@ -43,15 +43,15 @@ _AXES = {
 
 
 class Block(nn.Module):
-  """One pre-norm layer; `kv` are the cache's keys and values of all layers."""
+  """One pre-norm layer; `kv` are its cached keys and values, or None."""
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, kv, layer, table, mask_BTS, cursor):
+  def __call__(self, x_BTD, kv, table, mask_BTS, cursor):
     c = self.config
     h_BTD = layers.RMSNorm(c, name="attention_norm")(x_BTD)
     h_BTD, kv = Attention(c, name="attention")(
-        h_BTD, table=table, mask_BTS=mask_BTS, kv=kv, layer=layer,
+        h_BTD, table=table, mask_BTS=mask_BTS, kv=kv,
         cursor=cursor)
     x_BTD = x_BTD + h_BTD
     h_BTD = layers.RMSNorm(c, name="mlp_norm")(x_BTD)
@@ -75,31 +75,36 @@ def _init_blocks(key, config: ModelConfig):
   block = Block(config, parent=None)
   x_BTD = jnp.zeros((1, 1, config.d_model), activation_dtype(config.dtype))
   angles = jnp.zeros((1, 1, config.head_dim // 2))
-  args = (x_BTD, None, 0, (angles, angles), jnp.ones((1, 1, 1), bool), 0)
+  args = (x_BTD, None, (angles, angles), jnp.ones((1, 1, 1), bool), 0)
   keys = jax.random.split(key, config.num_layers)
   return jax.vmap(lambda k: block.init(k, *args)["params"])(keys)
 
 
 def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
-  """All layers in turn, unrolled (`unroll` >= L) or under `jax.lax.scan`."""
+  """All layers in turn, unrolled (`unroll` >= L) or under `jax.lax.scan`.
+
+  With a cache they are always unrolled: each layer updates arrays of its own.
+  """
   c = config
   block = Block(c, parent=None)
 
-  def apply(x_BTD, kv, layer, params):
-    return block.apply({"params": params}, x_BTD, kv, layer, *shared)
+  def apply(x_BTD, kv, params):
+    return block.apply({"params": params}, x_BTD, kv, *shared)
 
   if c.remat != "none":
     apply = jax.checkpoint(apply, policy=REMAT[c.remat], prevent_cse=False)
   on_cpu = jax.default_backend() == "cpu"
   unroll = c.unroll or (c.num_layers if on_cpu else 1)
-  if unroll >= c.num_layers:
-    for layer, params in enumerate(_unstack(stacked)):
-      x_BTD, kv = apply(x_BTD, kv, layer, params)
-    return x_BTD, kv
-  carry, _ = jax.lax.scan(
-      lambda carry, xs: (apply(*carry, *xs), None), (x_BTD, kv),
-      (jnp.arange(c.num_layers), stacked), unroll=unroll)
-  return carry
+  if kv is None and unroll < c.num_layers:
+    x_BTD, _ = jax.lax.scan(
+        lambda x_BTD, params: apply(x_BTD, None, params), x_BTD, stacked,
+        unroll=unroll)
+    return x_BTD, None
+  new = []
+  for layer, params in enumerate(_unstack(stacked)):
+    x_BTD, of_layer = apply(x_BTD, kv and kv[layer], params)
+    new.append(of_layer)
+  return x_BTD, new
 
 
 class Transformer(nn.Module):
@@ -132,7 +137,7 @@ class Transformer(nn.Module):
               old, sharding.shard(new, "batch", None), (0, cursor))
           for old, new in ((cache.positions_BS, positions_BT),
                            (cache.segments_BS, segments_BT)))
-      kv = (cache.k_LBSKH, cache.v_LBSKH)
+      kv = list(zip(cache.k_BKSH, cache.v_BKSH, strict=True))
     mask_BTS = make_mask(
         positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
         sharding.shard(k_segments, "batch", None), c.window)
@@ -140,8 +145,8 @@ class Transformer(nn.Module):
         c, self.layers, x_BTD, kv, table, mask_BTS, cursor)
     x_BTD = self.final_norm(x_BTD)
     if cache is not None:
-      cache = Cache(*kv, k_positions, k_segments,
-                    cursor + tokens_BT.shape[1])
+      cache = Cache(*map(tuple, zip(*kv, strict=True)), k_positions,
+                    k_segments, cursor + tokens_BT.shape[1])
     return x_BTD, cache
 
   def logits(self, x_BTD):

@@ -188,7 +188,7 @@ class Beam:
     rows = [leaf[1] for leaf in leaves if leaf is not None]
     texts = iter(())
     if rows:
-      _, out = writer.write(state, rows, jax.random.fold_in(key, -1),
+      _, out = writer.write(state, rows, jax.random.fold_in(key, 99),
                             line=False, greedy=True, capacity=len(problems))
       texts = iter(zip(out.texts, out.costs, strict=True))
     results = []

@@ -196,13 +196,17 @@ def grade(numbers: Sequence[int], expression: str | None) -> bool:
 
 
 def _expression(numbers: Sequence[int], played: Sequence[Move]) -> str:
-  """The moves as one expression; every operand that is compound is bracketed."""
+  """The moves as one expression; compound operands stand in brackets.
+
+  A number that a faulty move took from nowhere is written as it is.
+  """
   pool = [(n, str(n)) for n in numbers]
   for move in played:
     operands = []
     for value in (move.a, move.b):
-      item = next(p for p in pool if p[0] == value)
-      pool.remove(item)
+      item = next((p for p in pool if p[0] == value), (value, str(value)))
+      if item in pool:
+        pool.remove(item)
       operands.append(f"({item[1]})" if " " in item[1] else item[1])
     pool.append((move.result, f"{operands[0]} {move.op} {operands[1]}"))
   return pool[-1][1]
@@ -220,17 +224,23 @@ def solution(numbers: Sequence[int], rng: np.random.Generator) -> list[str]:
   return [m.line() for m in played] + [answer]
 
 
-def _slip(move: Move, rng: np.random.Generator) -> Move:
-  """The move with a wrong result, or with a wrong number left."""
+def _slip(state: State, move: Move, rng: np.random.Generator) -> Move:
+  """The move with a fault: a foreign number, a wrong result, a wrong rest."""
   delta = int(rng.choice([-3, -2, -1, 1, 2, 3, 10]))
   left = list(move.left)
   left.remove(move.result)
-  if left and rng.random() < 0.3:
+  kind = rng.choice(["foreign", "result", "rest"])
+  if kind == "foreign":
+    # A correct line, but about a number that is not there.
+    options = moves(tuple(sorted((move.a, int(rng.integers(1, 25))))))
+    other = options[rng.integers(len(options))]
+    return dataclasses.replace(
+        other, left=tuple(sorted((*left, other.result))))
+  if kind == "rest" and left:
     i = rng.integers(len(left))
     left[i] = max(0, left[i] + delta)
-    return dataclasses.replace(
-        move, left=tuple(sorted((*left, move.result))))
-  # Half of the slips land just where they would help.
+    return dataclasses.replace(move, left=tuple(sorted((*left, move.result))))
+  # Half of the wrong results land just where they would help.
   wrong = max(0, move.result + delta)
   tempting = [n for n in range(1, 37) if n != move.result
               and winnable(tuple(sorted((*left, n))))]
@@ -241,20 +251,23 @@ def _slip(move: Move, rng: np.random.Generator) -> Move:
 
 
 def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
-            good: float = 0.5, slip: float = 0.08):
+            good: float = 0.5, slip: float = 0.1):
   """A game played well or badly, and the outcome of each of its lines.
 
   Args:
     numbers: the puzzle.
     rng: of the play.
     good: chance that a move is drawn from the winning ones, if there are any.
-    slip: chance that a line's arithmetic is wrong.
+    slip: chance that a line is faulty.
 
   Returns:
-    (lines, labels): 1.0 where 24 can still be reached with no slip so far;
-    the answer's label is whether it is right.
+    (lines, labels, imitate). A label is 1.0 where 24 can still be reached and
+    no line was faulty so far; the answer's label is whether it is right.
+    `imitate` is 1.0 for lines worth writing: those without a fault that do not
+    throw a won game away (in a lost one any sound move will do).
   """
-  state, lines, labels, played, clean = tuple(sorted(numbers)), [], [], [], True
+  state, played, clean = tuple(sorted(numbers)), [], True
+  lines, labels, imitate = [], [], []
   while len(state) > 1:
     options = moves(state)
     winning = [m for m in options if winnable(m.left)]
@@ -262,26 +275,24 @@ def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
       options = winning
     move = options[rng.integers(len(options))]
     if rng.random() < slip:
-      slipped = _slip(move, rng)
-      clean = clean and slipped == move
-      move = slipped
+      move = _slip(state, move, rng)
+    sound = move in moves(state)
+    clean = clean and sound
     played.append(move)
-    state = move.left
     lines.append(move.line())
-    labels.append(float(clean and winnable(state)))
-  if state == (TARGET,):
-    expression = _loose_expression(numbers, played)
+    labels.append(float(clean and winnable(move.left)))
+    imitate.append(float(sound and (winnable(move.left) or not winning)))
+    state = move.left
+  if state == (TARGET,) or rng.random() < 0.3:
+    expression = _expression(numbers, played)
+    if rng.random() < slip:  # Copied wrongly.
+      digits = re.findall(r"\d+", expression)
+      expression = expression.replace(
+          digits[rng.integers(len(digits))], str(rng.integers(1, 14)), 1)
     lines.append(f"Answer: {expression} = {TARGET}")
-    labels.append(float(grade(numbers, expression)))
-  return lines, labels
-
-
-def _loose_expression(numbers, played) -> str:
-  """`_expression`, or a plain sum where a slip broke the chain of numbers."""
-  try:
-    return _expression(numbers, played)
-  except StopIteration:
-    return " + ".join(map(str, numbers))
+    labels.append(float(clean and grade(numbers, expression)))
+    imitate.append(labels[-1])
+  return lines, labels, imitate
 
 
 def dialogues(seed: int, count: int) -> Iterator[dict]:
@@ -300,21 +311,21 @@ def value_examples(seed: int, count: int, *, solved: float = 0.4
                    ) -> Iterator[dict]:
   """Training games with the outcome of each line.
 
-  A share `solved` are worked answers, imitated as well as valued; the rest are
-  attempts that train only the value.
+  A share `solved` are worked answers, the rest attempts, of which only the
+  sound lines are imitated.
   """
   rng = np.random.default_rng((42, seed))
   puzzles = train_puzzles()
   for _ in range(count):
     numbers = puzzles[rng.integers(len(puzzles))]
-    imitate = rng.random() < solved
-    if imitate:
+    if rng.random() < solved:
       lines = solution(numbers, rng)
-      labels = [1.0] * len(lines)
+      labels = imitate = [1.0] * len(lines)
     else:
-      lines, labels = attempt(numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
+      lines, labels, imitate = attempt(
+          numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
     yield {"prompt": prompt(numbers), "lines": lines, "labels": labels,
-           "imitate": float(imitate)}
+           "imitate": imitate}
 
 
 @dataclasses.dataclass(frozen=True)
