@@ -23,7 +23,7 @@ $(STAMP): setup.py
 	touch $@
 
 demo: $(STAMP)  ## From nothing to a thinking model; QUICK=1 for two minutes.
-	$(BIN)/python -m experiments.demo.run $(if $(QUICK),--quick)
+	$(BIN)/python -m experiments.demo.run $(if $(QUICK),--size=quick)
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 
 
-
 def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of `x` where `mask` (any weights of the same shape) is positive."""
   mask = mask.astype(jnp.float32)

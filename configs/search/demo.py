@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
-  c.init = "runs/demo/value"  # A model with a value head.
+  c.init = "runs/demo/value"  # With a value head; {seed} stands for the seed.
   c.which = "last"
   c.temperature = 1.0
   c.line_tokens = 16

@@ -32,7 +32,7 @@ _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 # --- What there is to report -------------------------------------------------
 
 
-def collect(root: pathlib.Path, *, quick: bool = False) -> dict[str, Any]:
+def collect(root: pathlib.Path, size: str = "demo") -> dict[str, Any]:
   """Everything that the stages in `root` found, as plain JSON values.
 
   Raises:
@@ -49,7 +49,7 @@ def collect(root: pathlib.Path, *, quick: bool = False) -> dict[str, Any]:
       about[name] |= {"result": _read(result), **_training(root / name)}
   seconds = [a["seconds"] for a in about.values()]
   return {
-      "date": time.strftime("%Y-%m-%d"), "quick": quick,
+      "date": time.strftime("%Y-%m-%d"), "size": size,
       "seconds": None if None in seconds else sum(seconds),
       "machine": machine(samples.get("devices")),
       "seed": search.get("seed"), "stages": about,
@@ -230,12 +230,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       prog="python -m experiments.demo.report",
       description="Writes the report of a finished demo again.")
   parser.add_argument("--workdir", default="runs/demo")
-  parser.add_argument("--quick", action="store_true",
-                      help="it was the quick demo")
+  parser.add_argument("--size", default="demo", help="as in the demo's run")
   args = parser.parse_args(argv)
   root = pathlib.Path(args.workdir)
   try:
-    written = write(collect(root, quick=args.quick), root)
+    written = write(collect(root, args.size), root)
   except UserError as e:
     sys.stderr.write(f"error: {e}\n")
     return 2

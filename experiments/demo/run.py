@@ -1,7 +1,8 @@
 """The whole road, once: from text and puzzles to a model that thinks.
 
     python -m experiments.demo.run
-    python -m experiments.demo.run --quick --workdir=runs/quick
+    python -m experiments.demo.run --size=quick
+    python -m experiments.demo.run --size=game24 --seed=1
 
 Stages run one after the other, each in a process of its own: pre-training,
 instruction tuning, the value head, the search, some samples. Interrupt it and
@@ -21,10 +22,14 @@ from lm.evals import curves
 from lm.types import UserError
 
 
-def road(root: pathlib.Path, *, quick: bool, seed: int | None = None
+# Each has a config for every stage: configs/SIZE/, and configs/search/SIZE.py.
+SIZES = {"demo": "runs/demo", "quick": "runs/quick",
+         "game24": "runs/game24/{seed}"}
+
+
+def road(root: pathlib.Path, size: str, *, seed: int | None = None
          ) -> list[Stage]:
   """The stages, in order."""
-  size = "quick" if quick else "demo"
   seeds = () if seed is None else (f"--config.seed={seed}",)
   samples = root / "samples" / "samples.json"
 
@@ -48,10 +53,10 @@ def road(root: pathlib.Path, *, quick: bool, seed: int | None = None
   ]
 
 
-def run(root: pathlib.Path, *, quick: bool, seed: int | None, until: str,
+def run(root: pathlib.Path, size: str, *, seed: int | None, until: str,
         console) -> None:
   """Runs what is not done up to `until`; at the end, reports."""
-  plan = road(root, quick=quick, seed=seed)
+  plan = road(root, size, seed=seed)
   last = [s.name for s in plan].index(until) + 1
   with stages.alone(root) as lock:
     marks = stages.check(plan, root)
@@ -65,7 +70,7 @@ def run(root: pathlib.Path, *, quick: bool, seed: int | None, until: str,
                     highlight=False)
     if last < len(plan):
       return
-    found = report.collect(root, quick=quick)
+    found = report.collect(root, size)
     written = report.write(found, root)
   console.print(curves.table(
       found["methods"], title="Game of 24, games that it never saw"))
@@ -79,21 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
       prog="python -m experiments.demo.run", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--quick", action="store_true", help=(
-      "tiny models, two minutes: shows that everything runs, and no more"))
-  parser.add_argument("--workdir", default=None, help=(
-      "where everything goes; by default runs/demo, or runs/quick"))
+  parser.add_argument("--size", choices=SIZES, default="demo", help=(
+      "quick: tiny models, two minutes, shows that everything runs and no"
+      " more; game24: the README's numbers"))
+  parser.add_argument("--workdir", help=(
+      f"where everything goes; by default {', '.join(SIZES.values())}"))
   parser.add_argument("--seed", type=int, help="by default the configs' own")
-  names = [s.name for s in road(pathlib.Path(), quick=False)]
+  names = [s.name for s in road(pathlib.Path(), "demo")]
   parser.add_argument("--until", choices=names, default=names[-1], help=(
       "the last stage to run; by default all, and then the report"))
   args = parser.parse_args(argv)
   import rich.console
   console = rich.console.Console()
   root = pathlib.Path(
-      args.workdir or ("runs/quick" if args.quick else "runs/demo"))
+      args.workdir or SIZES[args.size].format(seed=args.seed or 0))
   try:
-    run(root, quick=args.quick, seed=args.seed, until=args.until,
+    run(root, args.size, seed=args.seed, until=args.until,
         console=console)
   except UserError as e:
     sys.stderr.write(f"error: {e}\n")

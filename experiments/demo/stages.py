@@ -106,8 +106,8 @@ def run(stage: Stage, root: pathlib.Path, fingerprint: str, *,
         lock: int | None = None) -> float:
   """Runs a stage, or finds it done; returns its seconds in all.
 
-  The child has a process group of its own: signals are passed on to it, once,
-  and it saves what it has.
+  The child has a process group of its own, so that a Ctrl-C reaches it only
+  once, from here.
 
   Raises:
     Ended: it failed or was interrupted.
@@ -128,41 +128,54 @@ def run(stage: Stage, root: pathlib.Path, fingerprint: str, *,
     return seconds
 
   record()
-  status = _wait(stage.command(root), record, lock)
+  status, stopped = _wait(stage.command(root), record, lock)
+  seconds = record(done=status == 0)
+  if stopped:  # Even if it came when nothing was left to do.
+    status = 128 + stopped[0]
   if status != 0:
-    record()
     raise Ended(stage.name, 128 - status if status < 0 else status)
-  return record(done=True)
+  return seconds
 
 
-def _wait(command: Sequence[str], beat, lock: int | None) -> int:
+def _wait(command: Sequence[str], beat, lock: int | None
+          ) -> tuple[int, list[int]]:
+  """Runs a command; returns its status and the signals that came.
+
+  The first signal reaches it as SIGTERM: a stage in training saves on that,
+  any other ends at once (a KeyboardInterrupt may be lost in a callback). A
+  second Ctrl-C is passed on as it is, and a stage does not save on it.
+  """
   environment = dict(os.environ)
   # Large pages: two to four times faster training where memory is virtual.
   environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-  child = None
-  early: list[int] = []
+  child: subprocess.Popen | None = None
+  came: list[int] = []
 
-  def forward(number, frame):
+  def send():
+    if came and child is not None and child.poll() is None:
+      again = len(came) > 1 and came[-1] == signal.SIGINT
+      child.send_signal(signal.SIGINT if again else signal.SIGTERM)
+
+  def note(number, frame):
     del frame
-    if child is None:
-      early.append(number)
-    elif child.poll() is None:
-      child.send_signal(
-          signal.SIGTERM if number == signal.SIGHUP else number)
+    came.append(number)
+    send()
 
-  previous = {s: signal.signal(s, forward) for s in _SIGNALS}
+  previous = {s: signal.signal(s, note) for s in _SIGNALS}
   try:
     child = subprocess.Popen(
         command, process_group=0, env=environment,
         pass_fds=() if lock is None else (lock,))
-    for number in early:
-      forward(number, None)
+    send()  # What came before there was a child.
     while True:
       try:
-        return child.wait(timeout=2)
+        return child.wait(timeout=2), came
       except subprocess.TimeoutExpired:
         beat()
   finally:
+    if child is not None and child.poll():  # Its helpers may have outlived it.
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
     for number, handler in previous.items():
       signal.signal(number, handler)
 

@@ -10,6 +10,7 @@ interval, generated tokens, FLOPs and seconds per puzzle. With --problems=FILE
 your own puzzles instead; --json=OUT takes one answer a line.
 """
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -37,9 +38,10 @@ def strategy(name: str, method: dict) -> search.Strategy:
   """The strategy that one entry of `config.methods` describes."""
   fields = dict(method)
   kind, _ = fields.pop("kind", None), fields.pop("label", None)
-  makers = {"greedy": search.greedy, "best_of_n": search.best_of_n,
-            "self_consistency": search.self_consistency,
-            "tot": search.tree_of_thoughts}
+  makers: dict[str, Callable[..., search.Strategy]] = {
+      "greedy": search.greedy, "best_of_n": search.best_of_n,
+      "self_consistency": search.self_consistency,
+      "tot": search.tree_of_thoughts}
   if kind not in makers:
     raise UserError(f"config.methods.{name}.kind={kind!r}: use one of"
                     f" {', '.join(makers)}")
@@ -87,14 +89,16 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   c = config.to_dict()
   stage.check_fields("config", c, (
       "seed", "mesh", "init", "which", "temperature", "line_tokens",
-      "answer_tokens", "batch", "methods", "answer", "trees"))
+      "answer_tokens", "batch", "methods", "answer", "trees",
+      *(f for f in stage.ABLATION_FIELDS if f in c)))
   methods = {n: strategy(n, m) for n, m in c["methods"].items()}
   if c["answer"] not in methods:
     raise UserError(f"config.answer={c['answer']!r} is none of config.methods:"
                     f" {', '.join(methods)}")
   problems = read_problems(_PROBLEMS.value) if _PROBLEMS.value else [
       game24.Game24(p) for p in game24.test_puzzles()]
-  loaded = stage.init_from(c["init"], which=c["which"])
+  loaded = stage.init_from(
+      c["init"].replace("{seed}", str(c["seed"])), which=c["which"])
   writer = search.Writer(
       LanguageModel(loaded.config), loaded.params, loaded.vocab,
       temperature=c["temperature"], line_tokens=c["line_tokens"],
@@ -127,8 +131,10 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   }
   store.write_atomic(workdir / "report.json",
                      json.dumps(report, indent=1).encode())
-  accuracies = {f"{r['name']}/accuracy": r["accuracy"] for r in rows}
-  store.write_atomic(workdir / stage.RESULT, json.dumps(accuracies).encode())
+  result = {f"{r['name']}/accuracy": r["accuracy"] for r in rows}
+  chosen = next(r for r in rows if r["name"] == c["answer"])
+  result |= {k: chosen[k] for k in ("accuracy", "generated_tokens", "flops")}
+  store.write_atomic(workdir / stage.RESULT, json.dumps(result).encode())
   Console().print(curves.table(rows))
 
 

@@ -36,6 +36,8 @@ USER_ERROR_STATUS = 2
 
 def main(run: Run, argv: Sequence[str] | None = None) -> None:
   """Parses the command line, prepares JAX and calls `run`; then exits."""
+  if argv is None:
+    runtime.tune_allocator()
   sys.exit(execute(run, list(sys.argv if argv is None else argv)))
 
 

@@ -87,7 +87,8 @@ class ModelConfig:
     for key in fields:
       if key not in known:
         near = difflib.get_close_matches(key, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f": use one of {known}"
+        hint = (f"; did you mean {near[0]!r}?" if near
+                else f": use one of {', '.join(known)}")
         raise UserError(f"unknown key model.{key}{hint}")
     missing = [
         f.name for f in dataclasses.fields(cls)
@@ -119,7 +120,7 @@ class ModelConfig:
         + (self.d_model + 1 if self.scalar_head else 0)
     )
 
-  def flops_per_token(self, length: int | None = None, *,
+  def flops_per_token(self, length: float | None = None, *,
                       training: bool = False) -> float:
     """FLOPs of a token that sees `length` keys (max_length when None).
 

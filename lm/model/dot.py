@@ -22,9 +22,10 @@ def _fast_bfloat16() -> bool:
     return True
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as f:
-      return "amx_bf16" in f.read()
+      flags = f.read()
   except OSError:
     return False
+  return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def compute_dtype(name: str):

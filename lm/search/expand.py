@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import decode
+from lm.data.vocab import Vocab
 from lm.decode import sampling
 from lm.model import LanguageModel
 from lm.search.tree import Cost
@@ -63,7 +64,7 @@ class Writer:
   """
   model: LanguageModel
   params: Params
-  vocab: object
+  vocab: Vocab
   temperature: float = 1.0
   line_tokens: int = 24
   answer_tokens: int = 96

@@ -16,7 +16,7 @@ FAMILIES = {"greedy", "best_of_n", "self_consistency", "tot_value",
 
 def run(workdir, cwd):
   return subprocess.run(
-      [sys.executable, "-m", "experiments.demo.run", "--quick",
+      [sys.executable, "-m", "experiments.demo.run", "--size=quick",
        f"--workdir={workdir}"], cwd=cwd, text=True, capture_output=True,
       timeout=600, env={**os.environ, "COLUMNS": "120"})
 

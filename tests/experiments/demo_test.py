@@ -29,7 +29,7 @@ if sleep.exists():
   sleep.unlink()
   def save(number, frame):
     (folder / "saved").write_text(str(number))
-    sys.exit(128 + number)
+    sys.exit(0 if (folder / "was_done").exists() else 128 + number)
   for s in (signal.SIGINT, signal.SIGTERM):
     signal.signal(s, save)
   (folder / "ready").touch()
@@ -106,11 +106,15 @@ def test_a_failed_stage_is_run_again_and_its_time_counts(plan, tmp_path):
   assert stages.marker(root / "one")["seconds"] > spent
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_stage_which_saves(plan, tmp_path, number):
+@pytest.mark.parametrize("number, was_done", [
+    (signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_signal_reaches_the_stage_which_saves(
+    plan, tmp_path, number, was_done):
   root = tmp_path / "demo"
   (root / "one").mkdir(parents=True)
   (root / "one" / "sleep").touch()
+  if was_done:  # The signal comes after the last step: we stop all the same.
+    (root / "one" / "was_done").touch()
   code = (
       "import pathlib, sys; from experiments.demo import stages\n"
       "stage = stages.Stage('one', '', 'pretend', 'one.py')\n"
@@ -129,9 +133,10 @@ def test_a_signal_reaches_the_stage_which_saves(plan, tmp_path, number):
     assert process.wait(timeout=20) == 128 + number
   finally:
     process.kill()
-  assert (root / "one" / "saved").read_text() == str(int(number))
+  # The stage gets a SIGTERM either way.
+  assert (root / "one" / "saved").read_text() == "15"
   go(plan, root)
-  assert runs(root, "one") == 2
+  assert runs(root, "one") == (1 if was_done else 2)
 
 
 def test_two_demos_do_not_share_a_folder(tmp_path):
@@ -153,10 +158,10 @@ def test_a_damaged_marker_is_named(tmp_path):
     stages.marker(tmp_path)
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_the_road_leads_through_real_configs(quick, monkeypatch, tmp_path):
+@pytest.mark.parametrize("size", list(demo.SIZES))
+def test_the_road_leads_through_real_configs(size, monkeypatch, tmp_path):
   monkeypatch.chdir(house.ROOT)
-  plan = demo.road(tmp_path, quick=quick, seed=3)
+  plan = demo.road(tmp_path, size, seed=3)
   assert [s.name for s in plan] == [
       "pretrain", "instruct", "value", "search", "samples"]
   for stage in plan:
@@ -227,7 +232,7 @@ def test_report_says_what_was_measured(finished):
 
 def test_a_quick_report_says_so(finished):
   root, _, _ = finished
-  path = report.write(report.collect(root, quick=True), root)
+  path = report.write(report.collect(root, "quick"), root)
   assert "its numbers say nothing" in " ".join(path.read_text().split())
 
 
@@ -264,6 +269,6 @@ def test_budgets_name_the_best_affordable_method():
 
 def test_bad_options_are_one_line(tmp_path, capsys):
   (tmp_path / "file").touch()
-  assert demo.main(["--quick", f"--workdir={tmp_path / 'file'}"]) == 2
+  assert demo.main(["--size=quick", f"--workdir={tmp_path / 'file'}"]) == 2
   err = capsys.readouterr().err
   assert err.startswith("error: ") and len(err.strip().splitlines()) == 1

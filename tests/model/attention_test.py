@@ -12,6 +12,9 @@ from lm.model.attention import make_mask
 from tests.model import tiny
 
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
 def influence(config, length=9, **places):
   """[T, S]: how much logits at t change with the embedding at s.
 
@@ -169,13 +172,15 @@ def test_cache_forks_and_resizes():
   assert (empty.segments_BS == 0).all()
   assert int(cache.cursor) == 4
   np.testing.assert_array_equal(cache.segments_BS, [[1, 1, 1, 1, 0, 0]] * 3)
+  def arrays(cache):
+    """Keys and values of all layers, each [B, K, S, H]."""
+    return np.stack([*cache.k_BKSH, *cache.v_BKSH])
   for i, row in enumerate([2, 0, 2, 2]):
     np.testing.assert_array_equal(
-        forked.k_LBSKH[:, i], cache.k_LBSKH[:, row])
-    np.testing.assert_array_equal(
-        forked.v_LBSKH[:, i], cache.v_LBSKH[:, row])
-  assert np.abs(cache.k_LBSKH[:, 0] - cache.k_LBSKH[:, 2]).max() > 0.1
+        arrays(forked)[:, i], arrays(cache)[:, row])
+  assert np.abs(arrays(cache)[:, 0] - arrays(cache)[:, 2]).max() > 0.1
   assert longer.slots == 9 and longer.positions_BS.shape == (4, 9)
-  np.testing.assert_array_equal(longer.k_LBSKH[:, :, :6], forked.k_LBSKH)
+  np.testing.assert_array_equal(arrays(longer)[..., :6, :], arrays(forked))
   assert (longer.segments_BS[:, 6:] == 0).all()
-  np.testing.assert_array_equal(shorter.v_LBSKH, forked.v_LBSKH[:, :, :4])
+  np.testing.assert_array_equal(
+      arrays(shorter), arrays(forked)[..., :4, :])

@@ -1,0 +1,19 @@
+"""With QK-norm: what the house's own family has.
+
+    lm ablate configs/ablations/qk_norm --seeds 3
+
+Question: does RMS-normalising queries and keys help a small model at the
+demo's learning rate? About 10 minutes on two cores; results: RESULTS.md.
+"""
+
+from configs.demo import pretrain
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = pretrain.get_config()
+  c.model = dict(size="nano", qk_norm=True)
+  c.data.folder = "runs/ablations/qk_norm/data"
+  c.experiment = "experiments.pretrain.run"
+  c.metric = "bits_per_byte"
+  return c

@@ -1,0 +1,13 @@
+"""Without QK-norm.
+
+    lm ablate configs/ablations/qk_norm --seeds 3
+"""
+
+from configs.ablations.qk_norm import base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = base.get_config()
+  c.model.qk_norm = False
+  return c

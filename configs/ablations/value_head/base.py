@@ -1,0 +1,21 @@
+"""Thoughts judged by the value head.
+
+    lm ablate configs/ablations/value_head --seeds 3
+
+Question: is it the value head that makes the search work? The same models
+(those of `make game24`, one a seed), the same b and k, another judge. About 2
+minutes on two cores; results: RESULTS.md.
+"""
+
+from configs.search import demo
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = demo.get_config()
+  c.init = "runs/game24/{seed}/value"
+  c.answer = "tot"
+  c.methods = dict(tot=dict(kind="tot", b=5, k=5, evaluate="value"))
+  c.experiment = "experiments.search.run"
+  c.metric = "accuracy"
+  return c
