@@ -59,6 +59,10 @@ def _spec(x):
 
 
 def _general(x, y, contract, out):
+  if jax.default_backend() == "cpu" and not _one_cpu():
+    # XLA:CPU refuses some bfloat16 products ("DotThunk: BF16 x BF16 = F32").
+    # Pretended devices are for trying a mesh, not for speed.
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
   return lax.dot_general(
       x, y, (contract, ((), ())), preferred_element_type=jnp.float32,
       out_sharding=out,

@@ -61,8 +61,8 @@ def test_each_stage_goes_on_from_the_one_before(runs):
   tables = [np.asarray(s.params["embed"]["table"]) for s in stages]
   for i, j in ((0, 1), (1, 2)):
     change = np.abs(tables[i] - tables[j]).max()
-    # Two steps with a learning rate of at most 2e-3 move it so far, no more.
-    assert 0 < change < 2.5 * 2e-3, (i, j, change)
+    # Two steps with a learning rate of at most 5e-3 move it so far, no more.
+    assert 0 < change < 2.5 * 5e-3, (i, j, change)
   assert np.abs(np.asarray(stages[2].params["value"]["value"])).max() > 0
 
 

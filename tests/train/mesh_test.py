@@ -25,7 +25,8 @@ def found(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mesh")
   done = subprocess.run(
       [sys.executable, "-m", "tests.train.mesh_main", str(folder)], cwd=ROOT,
-      env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+      env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "8"},
+      capture_output=True,
       text=True, timeout=300, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   assert "rematerialization" not in done.stderr, (
