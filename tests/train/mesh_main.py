@@ -1,5 +1,6 @@
 """Run by mesh_test.py on eight fake devices; writes what it found as JSON."""
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -13,6 +14,9 @@ from lm import objectives
 from lm import optim
 from lm import sharding
 from lm import train
+from lm.data import mixture
+from lm.data import vocab as vocab_lib
+from lm.launch import stage
 
 # Each mesh with a number of microbatches; all must agree with the first.
 MESHES = {(1, 1, 1, 1): 1, (2, 1, 2, 2): 1, (2, 2, 1, 2): 4, (1, 2, 2, 2): 2}
@@ -57,8 +61,35 @@ def plain(tree):
           if hasattr(x, "shape")}
 
 
+def twenty_steps(folder, shape):
+  """A real model on real batches: losses, and the bytes of every batch."""
+  games = {"games": {"kind": "game24_value", "count": 400}}
+  vocab = vocab_lib.ByteVocab()
+  folders = mixture.write(games, vocab, folder / "games", form="examples",
+                          length=160, processes=1)
+  net = model.LanguageModel(CONFIG.replace(max_length=160, dtype="float32"))
+  tx = optim.muon(optim.cosine(5e-3, steps=20, warmup=4))
+  step = train.make_step(
+      objectives.next_token_and_value(stage.apply_of(net)), tx, seed=3)
+  found, batches = [], []
+  with jax.set_mesh(mesh(shape)):
+    source = mixture.mixed(games, mixture.sources(
+        folders, form="examples", length=160, batch=8, seed=3))
+    state = train.init_state(net, tx, jax.random.key(3))
+    for _ in range(20):
+      batch = train.shard_batch(source(state))
+      digest = hashlib.sha256()
+      for leaf in jax.tree.leaves(batch):
+        digest.update(np.asarray(leaf).tobytes())
+      batches.append(digest.hexdigest())
+      state, metrics = step(state, batch)
+      found.append(float(metrics["loss"]) + float(metrics["value_loss"]))
+  return {"losses": found, "batches": batches}
+
+
 def main(folder):
-  out = {}
+  out = {"twenty": {str(s): twenty_steps(folder, s)
+                    for s in ((1, 1, 1, 1), (2, 2, 1, 2))}}
   tx = optim.muon(1e-2)
   whole = None
   for shape, parts in MESHES.items():

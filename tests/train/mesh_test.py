@@ -49,6 +49,16 @@ def test_a_mesh_computes_what_one_device_computes(found, shape):
   close(found[shape]["params"], found[ONE]["params"], 2e-4)
 
 
+def test_a_seed_is_a_run_on_one_device_and_on_eight(found):
+  """Law 5: identical batches; the first loss to 1e-6, the twentieth to 1e-4."""
+  one, eight = (found["twenty"][s] for s in (ONE, str((2, 2, 1, 2))))
+  assert one["batches"] == eight["batches"]
+  assert len(set(one["batches"])) == 20
+  assert eight["losses"][0] == pytest.approx(one["losses"][0], rel=1e-6)
+  assert eight["losses"][19] == pytest.approx(one["losses"][19], rel=1e-4)
+  assert one["losses"][19] < 0.8 * one["losses"][0]  # It was learning.
+
+
 @pytest.mark.parametrize("shape", [ONE, *EIGHT])
 def test_one_compile_serves_all_steps(found, shape):
   assert found[shape]["compiled"] == 1
