@@ -6,7 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test lint bench build-files clean
+.PHONY: help venv demo game24 test lint bench build-files clean
+SEEDS ?= 0 1 2
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make.
@@ -24,6 +25,12 @@ $(STAMP): setup.py
 
 demo: $(STAMP)  ## From nothing to a thinking model; QUICK=1 for two minutes.
 	$(BIN)/python -m experiments.demo.run $(if $(QUICK),--size=quick)
+
+game24: $(STAMP)  ## The README's numbers: the long road for three seeds.
+	@set -e; for seed in $(SEEDS); do \
+	  $(BIN)/python -m experiments.demo.run --size=game24 --seed=$$seed; done
+	$(BIN)/python -m experiments.search.summary \
+	  $(SEEDS:%=runs/game24/%) --out=experiments/search/results
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

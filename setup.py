@@ -43,7 +43,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.11"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "notebooks": NOTEBOOKS,
-    "bench": ["gguf>=0.10", "safetensors>=0.4"],
+    "bench": ["torch>=2.5", "transformers>=4.56"],
     "test": NOTEBOOKS + ["mypy>=1.15,<3", "pytest>=8", "pytest-xdist>=3.6",
                          "ruff>=0.9,<1"],
 }

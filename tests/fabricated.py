@@ -26,9 +26,11 @@ def tree(numbers, b, k, *, seed=0) -> Result:
           text = "4 * 6 = = (left\n"
         left = game24.read(text)
         good = left is not None and game24.winnable(left)
+        value = float(rng.normal(2.5 if good else -3.0, 1.5))
+        before = value if parent is None else nodes[parent].weakest
         nodes.append(Node(
-            parent, depth + 1, text, left, -1.5 * (depth + 1),
-            float(rng.normal(2.5 if good else -3.0, 1.5))))
+            parent, depth + 1, text, left, -1.5 * (depth + 1), value,
+            min(value, before)))
     chosen = beam._select(nodes, depth + 1, rng)
     frontier = [i for i, _ in chosen]
   path, i = [], frontier[0]
@@ -77,7 +79,7 @@ def metrics(steps, low, high, *, key="loss") -> list[dict]:
   return rows
 
 
-def demo(root: pathlib.Path) -> None:
+def demo(root: pathlib.Path, *, seed: int = 0) -> None:
   """What a finished demo's stages leave in `root`."""
   def write(path, value):
     path = root / path
@@ -87,7 +89,8 @@ def demo(root: pathlib.Path) -> None:
   for name, seconds in (("pretrain", 260.4), ("instruct", 95.0),
                         ("value", 230.0), ("search", 120.0),
                         ("samples", 14.0)):
-    write(f"{name}/demo.json", {"done": True, "seconds": seconds})
+    write(f"{name}/demo.json", {
+        "done": True, "seconds": seconds, "cpu_seconds": 1.8 * seconds})
   about = {"steps": 1200, "parameters": 1_234_567}
   write("pretrain/result.json", {**about, "bits_per_byte": 1.93, "loss": 3.1})
   write("instruct/result.json", {
@@ -100,13 +103,17 @@ def demo(root: pathlib.Path) -> None:
     (root / name / "metrics.jsonl").write_text("".join(
         json.dumps(r) + "\n" for r in metrics(1200, low, high, key=key)))
   puzzle = (4, 9, 10, 13)
-  trees = [{"prompt": game24.prompt(puzzle), "rank": 901 + seed,
-            "correct": seed % 2 == 0,
-            "result": tree(puzzle, 5, 5, seed=seed).to_dict()}
-           for seed in range(3)]
+  trees = [{"prompt": game24.prompt(puzzle), "rank": 901 + i,
+            "correct": i % 2 == 0,
+            "result": tree(puzzle, 5, 5, seed=i).to_dict()}
+           for i in range(3)]
+  rows = methods()
   write("search/report.json", {
-      "methods": methods(), "seed": 0, "checkpoint": "runs/demo/value",
-      "trees": trees, "overlap": {"3": 0.76, "2": 0.93}})
+      "methods": rows, "seed": seed, "checkpoint": "runs/demo/value",
+      "parameters": about["parameters"], "trees": trees,
+      "outcomes": {m["name"]: [i < round(100 * m["accuracy"])
+                               for i in range(100)] for m in rows},
+      "overlap": {"3": 0.76, "2": 0.93}})
   write("samples/samples.json", {
       "temperature": 0.7, "top_p": 0.95, "seed": 0, "devices": "1 x cpu",
       "samples": [

@@ -3,16 +3,20 @@
     python -m experiments.search.run --config=configs/search/demo.py
         --workdir=runs/search/demo --config.init=runs/demo/value
 
-About a minute on two cores; results in experiments/search/README.md. A method's
-`k` may be one number or one for each of the three thoughts.
+About three minutes on two cores; results in experiments/search/README.md. A
+method's `k` may be one number or one for each of the three thoughts.
 """
 
 from ml_collections import ConfigDict
 
+# Samples of each thought at the three depths: wide where every line still has
+# a chance, narrow where the value head is sure.
+WIDE = (24, 4, 2)
+
 
 def _tot(b, k, evaluate="value"):
-  names = {"value": "value head", "log_prob": "policy log-prob",
-           "random": "random values"}
+  names = {"value": "value head", "last_value": "last value",
+           "log_prob": "policy log-prob", "random": "random values"}
   ks = k if isinstance(k, int) else ",".join(map(str, k))
   return dict(kind="tot", b=b, k=k, evaluate=evaluate,
               label=f"ToT, {names[evaluate]}, b={b} k={ks}")
@@ -29,16 +33,16 @@ def get_config() -> ConfigDict:
   c.answer_tokens = 64
   c.batch = 100  # Problems at a time.
   c.trees = 6  # How many go into the report.
-  c.answer = "tot_value_b5_k5"  # What answers --problems.
+  c.answer = "tot_value_b5_wide"  # What answers --problems.
   methods = {"greedy": dict(kind="greedy", label="greedy")}
-  for n in (5, 12, 40):
+  for n in (5, 16, 40):
     methods[f"best_of_{n}"] = dict(
         kind="best_of_n", n=n, label=f"best of {n}, value head")
     methods[f"vote_{n}"] = dict(
         kind="self_consistency", n=n, label=f"self-consistency, {n}")
-  for b, k in ((1, 5), (3, 4), (5, 5), (5, 10)):
+  for name, b, k in (("b1_k5", 1, 5), ("b5_k5", 5, 5),
+                     ("b5_wide", 5, WIDE), ("b5_k10", 5, 10)):
     for evaluate in ("value", "log_prob", "random"):
-      methods[f"tot_{evaluate}_b{b}_k{k}"] = _tot(b, k, evaluate)
-  methods["tot_value_b5_wide"] = _tot(5, (24, 12, 4))
+      methods[f"tot_{evaluate}_{name}"] = _tot(b, k, evaluate)
   c.methods = methods
   return c

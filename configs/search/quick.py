@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
   c = demo.get_config()
   c.init = "runs/quick/value"
   c.trees = 2
+  c.answer = "tot_value_b5_k5"
   kept = ("greedy", "best_of_5", "vote_5", "tot_value_b5_k5",
           "tot_log_prob_b5_k5", "tot_random_b5_k5")
   c.methods = {name: c.methods[name] for name in kept}

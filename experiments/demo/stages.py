@@ -1,8 +1,9 @@
 """Runs the demo's stages as child processes, each once.
 
 A finished stage leaves `demo.json` in its folder: the fingerprint of what it
-ran, and its seconds. Stages resume by themselves, so an interrupted demo goes
-on where it was; seconds add up over interruptions.
+ran, its seconds and the seconds of CPU time that it took on all cores. Stages
+resume by themselves, so an interrupted demo goes on where it was; seconds add
+up over interruptions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,12 +119,15 @@ def run(stage: Stage, root: pathlib.Path, fingerprint: str, *,
   if old.get("done"):
     return old["seconds"]
   before, start = old.get("seconds", 0.0), time.monotonic()
+  cpu_before, cpu_start = old.get("cpu_seconds", 0.0), _children_cpu()
 
   def record(done: bool = False) -> float:
     seconds = before + time.monotonic() - start
     partial = folder / f"{MARKER}.tmp"
     partial.write_text(json.dumps({
-        "fingerprint": fingerprint, "seconds": seconds, "done": done}))
+        "fingerprint": fingerprint, "seconds": seconds,
+        "cpu_seconds": cpu_before + _children_cpu() - cpu_start,
+        "done": done}))
     os.replace(partial, folder / MARKER)
     return seconds
 
@@ -135,6 +139,12 @@ def run(stage: Stage, root: pathlib.Path, fingerprint: str, *,
   if status != 0:
     raise Ended(stage.name, 128 - status if status < 0 else status)
   return seconds
+
+
+def _children_cpu() -> float:
+  """CPU seconds, user and system, of the child processes that have ended."""
+  times = os.times()
+  return times.children_user + times.children_system
 
 
 def _wait(command: Sequence[str], beat, lock: int | None

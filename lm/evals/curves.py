@@ -122,16 +122,18 @@ def row(
 
 
 def over_seeds(
-    reports: Sequence[Sequence[Mapping[str, Any]]], **kwargs
+    reports: Sequence[Sequence[Mapping[str, Any]]],
+    outcomes: Mapping[str, Any] | None = None, **kwargs
 ) -> list[dict[str, Any]]:
   """One row for each method from the rows of several seeds.
 
   Accuracy and costs are means. The interval of one seed stays Wilson's over
-  problems; of several it is the bootstrap's over seeds. `accuracies` keeps the
-  seeds' own.
+  problems; of several it is the bootstrap's over seeds and, if `outcomes` are
+  given, over problems. `accuracies` keeps the seeds' own.
 
   Args:
     reports: for each seed the rows of its methods; the same methods.
+    outcomes: for each method's name [S, N], whether each problem was solved.
     **kwargs: of `bootstrap`.
   """
   if not reports:
@@ -154,7 +156,8 @@ def over_seeds(
     for cost in _COSTS:
       merged[cost] = float(np.mean([r[cost] for r in mine]))
     if len(mine) > 1:
-      merged["interval"] = list(bootstrap(accuracies, **kwargs))
+      drawn = accuracies if outcomes is None else outcomes[name]
+      merged["interval"] = list(bootstrap(drawn, **kwargs))
     found.append(merged)
   return found
 

@@ -14,7 +14,17 @@ Evaluate = Callable[[Sequence[Node], np.random.Generator], np.ndarray]
 
 
 def value_head(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
-  """The trained scalar head: the logit that the state ends in success."""
+  """The trained scalar head's logit of success: that of the weakest line.
+
+  A slip that the head saw when it was made is not forgiven because what
+  follows is sound (the minimum over steps of 2312.08935, section 3.4).
+  """
+  del rng
+  return np.array([n.weakest for n in nodes])
+
+
+def last_value(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
+  """The scalar head's logit after the last line only."""
   del rng
   return np.array([n.value for n in nodes])
 
@@ -31,5 +41,5 @@ def random(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
 
 
 EVALUATORS: dict[str, Evaluate] = {
-    "value": value_head, "log_prob": log_prob, "random": random,
+    "value": value_head, "last_value": last_value, "log_prob": log_prob, "random": random,
 }

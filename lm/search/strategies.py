@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.data import chat
 from lm.search.evaluate import EVALUATORS, Evaluate
-from lm.search.expand import Writer
+from lm.search.expand import Writer, Written
 from lm.search.tree import Node, Problem, Result, path_to
 from lm.types import UserError
 
@@ -30,12 +30,11 @@ def _start(writer: Writer, problems, key):
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """n whole answers, one chosen: by value, by vote, or the only one.
+  """n whole answers, one chosen without a value: by vote, or the only one.
 
   Attributes:
     n: answers per problem.
-    choose: 'value' (best-of-N by the scalar head), 'vote' (self-consistency,
-      2203.11171), 'log_prob', or 'first'.
+    choose: 'vote' (self-consistency, 2203.11171), 'log_prob', or 'first'.
     greedy: the likeliest tokens instead of samples (n = 1).
   """
   n: int = 1
@@ -45,9 +44,8 @@ class Samples:
   def __post_init__(self):
     if self.n < 1:
       raise UserError(f"n={self.n}: sample at least one answer")
-    if self.choose not in ("value", "vote", "log_prob", "first"):
-      raise UserError(
-          f"choose={self.choose!r}: use value, vote, log_prob or first")
+    if self.choose not in ("vote", "log_prob", "first"):
+      raise UserError(f"choose={self.choose!r}: use vote, log_prob or first")
 
   def __call__(self, writer, problems, key) -> list[Result]:
     state, costs = _start(writer, problems, key)
@@ -70,8 +68,6 @@ class Samples:
   def _best(self, readable, answers, out):
     if not readable:
       return None
-    if self.choose == "value":
-      return max(readable, key=lambda i: out.values_B[i])
     if self.choose == "log_prob":
       return max(readable, key=lambda i: out.log_probs_B[i])
     if self.choose == "vote":
@@ -85,11 +81,6 @@ def greedy() -> Samples:
   return Samples(greedy=True)
 
 
-def best_of_n(n: int) -> Samples:
-  """n samples, the one that the value head likes best."""
-  return Samples(n, choose="value")
-
-
 def self_consistency(n: int) -> Samples:
   """n samples, the answer given most often."""
   return Samples(n, choose="vote")
@@ -101,23 +92,26 @@ class Beam:
 
   At each depth every kept thought is continued `k` times; unreadable thoughts
   are dropped, those that claim the same state are merged, and the best `b` are
-  kept. The best leaf is then written out to its answer, greedily.
+  kept. The best leaves are then written out to their answers, greedily.
 
   Attributes:
     b: thoughts kept at each depth.
     k: samples of each; one number, or one for each depth.
     evaluate: scores the candidates.
     merge: whether equal states merge.
+    answers: how many leaves are written out; the best answer is given.
   """
   b: int
   k: int | tuple[int, ...]
   evaluate: Evaluate
   merge: bool = True
+  answers: int = 1
 
   def __post_init__(self):
     ks = (self.k,) if isinstance(self.k, int) else self.k
-    if self.b < 1 or not ks or min(ks) < 1:
-      raise UserError(f"b={self.b}, k={self.k}: both must be at least 1")
+    if self.b < 1 or not ks or min(ks) < 1 or self.answers < 1:
+      raise UserError(f"b={self.b}, k={self.k}, answers={self.answers}: each"
+                      " must be at least 1")
 
   def _k(self, depth: int) -> int:
     if isinstance(self.k, int):
@@ -153,14 +147,11 @@ class Beam:
           capacity=len(problems) * kept * self._k(depth))
       for i, (p, parent, _) in enumerate(jobs):
         costs[p].add(out.costs[i])
-        before = 0.0 if parent is None else trees[p][parent].log_prob
-        trees[p].append(Node(
-            parent, depth + 1, out.texts[i], problems[p].read(out.texts[i]),
-            before + float(out.log_probs_B[i]), float(out.values_B[i]),
-            row=i))
+        trees[p].append(_grow(trees[p], parent, out, i, problems[p].read))
       for p, tree in enumerate(trees):
         frontier[p] = self._select(tree, depth + 1, rng)
-    return self._answer(writer, problems, state, trees, frontier, costs, key)
+    return self._answer(
+        writer, problems, state, trees, frontier, costs, key, rng)
 
   def _select(self, nodes: list[Node], depth: int, rng):
     """Drops, merges and prunes the thoughts of one depth: [(node, row)]."""
@@ -183,32 +174,56 @@ class Beam:
       nodes[i].status = "kept"
     return [(i, nodes[i].row) for i in chosen]
 
-  def _answer(self, writer, problems, state, trees, frontier, costs, key):
-    leaves = [f[0] if f else None for f in frontier]
-    rows = [leaf[1] for leaf in leaves if leaf is not None]
-    texts = iter(())
-    if rows:
-      _, out = writer.write(state, rows, jax.random.fold_in(key, 99),
-                            line=False, greedy=True, capacity=len(problems))
-      texts = iter(zip(out.texts, out.costs, strict=True))
+  def _answer(self, writer, problems, state, trees, frontier, costs, key, rng):
+    jobs = [(p, node, row) for p in range(len(problems))
+            for node, row in frontier[p][:self.answers]]
+    written: list[list[Node]] = [[] for _ in problems]
+    if jobs:
+      _, out = writer.write(
+          state, [row for _, _, row in jobs], jax.random.fold_in(key, 99),
+          line=False, greedy=True, capacity=len(problems) * self.answers)
+      for i, (p, node, _) in enumerate(jobs):
+        costs[p].add(out.costs[i])
+        written[p].append(
+            _grow(trees[p], node, out, i, problems[p].read_answer))
     results = []
-    for problem, nodes, leaf, cost in zip(
-        problems, trees, leaves, costs, strict=True):
-      if leaf is None:
+    for nodes, ends, cost in zip(trees, written, costs, strict=True):
+      if not ends:
         results.append(Result(None, "", cost, nodes))
         continue
-      text, spent = next(texts)
-      cost.add(spent)
-      path = path_to(nodes, leaf[0])
-      whole = "".join(nodes[i].text for i in path) + text
-      results.append(
-          Result(problem.read_answer(text), whole, cost, nodes, path))
+      scores = self.evaluate(ends, rng)
+      best = max(range(len(ends)),
+                 key=lambda i: (ends[i].state is not None, scores[i]))
+      path = path_to(nodes, ends[best].parent)
+      whole = "".join(nodes[i].text for i in path) + ends[best].text
+      results.append(Result(ends[best].state, whole, cost, nodes, path))
     return results
 
 
+def _grow(nodes: list[Node], parent: int | None, out: Written, i: int,
+          read: Callable) -> Node:
+  """Row `i` of what was written, as a thought that continues `parent`."""
+  text, value = out.texts[i], float(out.values_B[i])
+  log_prob, weakest, depth = float(out.log_probs_B[i]), value, 1
+  if parent is not None:
+    before = nodes[parent]
+    log_prob += before.log_prob
+    weakest, depth = min(value, before.weakest), before.depth + 1
+  return Node(parent, depth, text, read(text), log_prob, value, weakest, row=i)
+
+
+def best_of_n(n: int, *, evaluate: str = "value") -> Beam:
+  """n independent answers, the one that the evaluator likes best."""
+  return Beam(n, (n, 1), _evaluator(evaluate), merge=False, answers=n)
+
+
 def tree_of_thoughts(b: int, k, *, evaluate: str = "value") -> Beam:
-  """The paper's search; `evaluate` is 'value', 'log_prob' or 'random'."""
-  if evaluate not in EVALUATORS:
+  """The paper's search; `evaluate` is a name of `EVALUATORS`."""
+  return Beam(b, k if isinstance(k, int) else tuple(k), _evaluator(evaluate))
+
+
+def _evaluator(name: str) -> Evaluate:
+  if name not in EVALUATORS:
     raise UserError(
-        f"unknown evaluator {evaluate!r}: use one of {', '.join(EVALUATORS)}")
-  return Beam(b, k if isinstance(k, int) else tuple(k), EVALUATORS[evaluate])
+        f"unknown evaluator {name!r}: use one of {', '.join(EVALUATORS)}")
+  return EVALUATORS[name]

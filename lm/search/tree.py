@@ -37,6 +37,7 @@ class Node:
     state: what it claims to lead to; None: unreadable, dropped.
     log_prob: of the path's tokens under the model.
     value: scalar-head logit after the line.
+    weakest: the lowest value of the path, this line's included.
     score: what the evaluator gave.
     status: 'kept', 'pruned', 'merged' or 'unreadable'.
     row: where the decoder holds it.
@@ -48,6 +49,7 @@ class Node:
   state: Hashable | None
   log_prob: float
   value: float
+  weakest: float
   score: float = 0.0
   status: str = "pruned"
   row: int = -1

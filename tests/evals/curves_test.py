@@ -92,6 +92,10 @@ def test_over_seeds():
   assert a["accuracies"] == [0.5, 0.9] and a["generated_tokens"] == 150
   assert a["interval"] == pytest.approx([0.5, 0.9])  # Of two: their range.
   assert b["generated_tokens"] == 15
+  solved = [True] * 5 + [False] * 5
+  a, b = curves.over_seeds([one, two], {"a": [solved] * 2, "b": [solved] * 2})
+  assert a["interval"] == list(curves.bootstrap([solved] * 2))
+  assert a["interval"][1] - a["interval"][0] > 0.4  # Ten problems are few.
   (only, _) = curves.over_seeds([one])
   assert only["interval"] == list(curves.wilson(5, 10))
   with pytest.raises(UserError, match="b"):

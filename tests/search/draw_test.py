@@ -13,7 +13,8 @@ NS = {"s": "http://www.w3.org/2000/svg"}
 
 
 def node(parent, depth, text, state, status, value=0.0):
-  return Node(parent, depth, text, state, -1.0, value, value, status)
+  return Node(parent, depth, text, state, -1.0, value, value, value,
+              status)
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ def test_beam_of_log_probs_is_led_astray():
 def test_too_narrow_a_beam_misses_a_late_treasure():
   """c leads to it, but b looks better at first: width must matter."""
   thoughts, answers = maze()
+  thoughts["maze:go b\n"] = [go("y", -0.5, 0.5)]
   thoughts["maze:go c\n"] = [go("z", -0.5, 20.0)]
   answers["maze:go c\ngo z\n"] = [("out jewel", 0.0, 0.0)]
   found = {}
@@ -188,14 +189,12 @@ def test_problems_of_different_depth_are_searched_together():
 
 def test_plain_sampling_chooses_as_it_says():
   choose = {
-      "value": "lucky",  # The highest value of those that can be read.
       "vote": "wrong",  # Two of three.
       "log_prob": "wrong", "first": "wrong"}
   for how, want in choose.items():
     (result,) = search.Samples(4, choose=how)(writer(), [Maze()], KEY)
     assert result.answer == want, how
     assert result.text == f"out {want}"
-  assert search.best_of_n(5) == search.Samples(5, choose="value")
   assert search.self_consistency(5) == search.Samples(5, choose="vote")
 
 
@@ -208,6 +207,38 @@ def test_random_values_follow_the_key():
   found = {beam(writer(), [Maze()], jax.random.key(k))[0].answer
            for k in range(12)}
   assert len(found) > 1
+
+
+def test_a_chain_is_worth_its_weakest_line():
+  """The value head sees a's slip at once and has forgotten it a line later."""
+  thoughts = {"maze:": [go("a", -1.0, -2.0), go("b", -1.0, 1.0)],
+              "maze:go a\n": [go("x", -1.0, 9.0)],
+              "maze:go b\n": [go("y", -1.0, 3.0)]}
+  answers = {"maze:go a\ngo x\n": [("out slipped", 0.0, 8.0)],
+             "maze:go b\ngo y\n": [("out sound", 0.0, 2.0)]}
+  run = lambda strategy: strategy(
+      scripted.Script(thoughts, answers, VOCAB), [Maze()], KEY)[0]
+  for make in (search.best_of_n, lambda n, **kw: search.tree_of_thoughts(
+      2, (n, 1), **kw)):
+    assert run(make(2)).answer == "sound"
+    assert run(make(2, evaluate="last_value")).answer == "slipped"
+  assert [n.weakest for n in run(search.best_of_n(2)).nodes] == [-2, 1, 1, -2]
+
+
+def test_best_of_n_samples_apart_and_reads_every_answer():
+  """Nothing merges, nothing is pruned, and an answer has a value of its own."""
+  thoughts = {"maze:": [go("a", -1.0, 5.0), go("a", -1.0, 5.0),
+                        go("b", -1.0, 1.0)],
+              "maze:go a\n": [go("x", -1.0, 5.0)],
+              "maze:go b\n": [go("y", -1.0, 1.0)]}
+  answers = {"maze:go a\ngo x\n": [("no idea", 0.0, 9.0),],
+             "maze:go b\ngo y\n": [("out late", 0.0, -1.0)]}
+  script = scripted.Script(thoughts, answers, VOCAB)
+  (result,) = search.best_of_n(3)(script, [Maze()], KEY)
+  assert [c[0] for c in script.calls] == [3, 3, 3]
+  assert result.answer == "late"  # What cannot be read is no answer.
+  assert {n.status for n in result.nodes} == {"kept"}
+  assert result.cost.generated_tokens == total(script)
 
 
 @pytest.mark.parametrize("make", [

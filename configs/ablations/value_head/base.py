@@ -1,4 +1,4 @@
-"""Thoughts judged by the value head.
+"""Thoughts judged by the value head: the weakest line of the path counts.
 
     lm ablate configs/ablations/value_head --seeds 3
 
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   c = demo.get_config()
   c.init = "runs/game24/{seed}/value"
   c.answer = "tot"
-  c.methods = dict(tot=dict(kind="tot", b=5, k=5, evaluate="value"))
+  c.methods = dict(tot=dict(kind="tot", b=5, k=demo.WIDE, evaluate="value"))
   c.experiment = "experiments.search.run"
   c.metric = "accuracy"
   return c

@@ -225,33 +225,45 @@ def solution(numbers: Sequence[int], rng: np.random.Generator) -> list[str]:
 
 
 def _slip(state: State, move: Move, rng: np.random.Generator) -> Move:
-  """The move with a fault: a foreign number, a wrong result, a wrong rest."""
-  delta = int(rng.choice([-3, -2, -1, 1, 2, 3, 10]))
+  """The move with a fault; half of the time one that lands in a won game.
+
+  Those are the faults that a policy which looks for won games makes.
+  """
+  options = [_fault(state, move, rng) for _ in range(8)]
+  tempting = [m for m in options if winnable(m.left)]
+  if tempting and rng.random() < 0.5:
+    return tempting[0]
+  return options[0]
+
+
+def _fault(state: State, move: Move, rng: np.random.Generator) -> Move:
+  """A number from nowhere, a wrong result, or a wrong rest."""
   left = list(move.left)
   left.remove(move.result)
+
+  def instead(n):  # Of the number n: another of the game, or one nearby, or any.
+    return max(0, int(rng.choice([
+        rng.choice(state), n + rng.choice([-10, -2, -1, 1, 2, 10]),
+        rng.integers(1, 37)])))
+
   kind = rng.choice(["foreign", "result", "rest"])
   if kind == "foreign":
-    # A correct line, but about a number that is not there.
-    options = moves(tuple(sorted((move.a, int(rng.integers(1, 25))))))
+    # A correct line, but about a number that is not there, or not twice.
+    options = moves(tuple(sorted((move.a, instead(move.b)))))
     other = options[rng.integers(len(options))]
     return dataclasses.replace(
         other, left=tuple(sorted((*left, other.result))))
   if kind == "rest" and left:
     i = rng.integers(len(left))
-    left[i] = max(0, left[i] + delta)
+    left[i] = instead(left[i])
     return dataclasses.replace(move, left=tuple(sorted((*left, move.result))))
-  # Half of the wrong results land just where they would help.
-  wrong = max(0, move.result + delta)
-  tempting = [n for n in range(1, 37) if n != move.result
-              and winnable(tuple(sorted((*left, n))))]
-  if tempting and rng.random() < 0.5:
-    wrong = tempting[rng.integers(len(tempting))]
+  wrong = instead(move.result)
   return dataclasses.replace(
       move, result=wrong, left=tuple(sorted((*left, wrong))))
 
 
 def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
-            good: float = 0.5, slip: float = 0.1):
+            good: float = 0.5, slip: float = 0.2):
   """A game played well or badly, and the outcome of each of its lines.
 
   Args:

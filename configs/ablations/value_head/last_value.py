@@ -1,0 +1,13 @@
+"""Thoughts judged by the value head after their last line alone.
+
+    lm ablate configs/ablations/value_head --seeds 3
+"""
+
+from configs.ablations.value_head import base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = base.get_config()
+  c.methods.tot.evaluate = "last_value"
+  return c
