@@ -14,5 +14,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = demo.get_config()
   c.init = "runs/game24/pretrain"
-  c.steps = 80
+  c.steps = 50
   return c

@@ -13,5 +13,5 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = demo.get_config()
-  c.steps = 150
+  c.steps = 80
   return c

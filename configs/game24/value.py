@@ -14,6 +14,6 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = demo.get_config()
   c.init = "runs/game24/instruct"
-  c.steps = 700
-  c.data.sources.games.count = 100_000
+  c.steps = 680
+  c.data.sources.games.count = 150_000
   return c

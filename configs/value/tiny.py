@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
   c.seed = 0
   c.init = "runs/instruct/tiny"  # The working folder of the stage before.
   c.steps = 1000
-  c.batch = 128
-  c.length = 64
+  c.batch = 75
+  c.length = 108  # Two whole games and a first line, for instance.
   c.microbatches = 1
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
   c.z_loss = 0.0
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
       folder="",
       sources=dict(
           games=dict(kind="game24_value", rate=1.0, count=100_000, seed=0,
-                     holdout=0.04, solved=0.4)))
+                     holdout=0.04, solved=0.3, first=0.35)))
   c.optimizer = dict(
       name="adamw", learning_rate=2e-3, schedule="cosine", warmup=50, end=0.05,
       b2=0.98, weight_decay=0.05, clip=1.0)

@@ -141,7 +141,8 @@ def games(
 
 def game_values(
     name: str, vocab: Vocab, form: str, split: str, *, count: int = 20_000,
-    seed: int = 0, holdout: float = 0.04, solved: float = 0.4,
+    seed: int = 0, holdout: float = 0.04, solved: float = 0.3,
+    first: float = 0.35,
 ) -> tasks.Task:
   """Games of 24 with the outcome of each line; arguments as `games`.
 
@@ -155,12 +156,13 @@ def game_values(
     holdout: share of the training puzzles that is "validation".
     solved: share of worked answers; the rest are attempts, of which only the
       sound lines are imitated.
+    first: share of the attempts that ends after the first line.
   """
   if form != "examples":
     raise UserError(f"data.sources.{name}: values belong to examples, not to"
                     " pre-training text")
   return _drawn(name, vocab, form, split, game24.value_examples, count, seed,
-                holdout, solved=solved)
+                holdout, solved=solved, first=first)
 
 
 KINDS: dict[str, Callable[..., tasks.Task | None]] = {

@@ -249,7 +249,8 @@ def _fault(state: State, move: Move, rng: np.random.Generator) -> Move:
   kind = rng.choice(["foreign", "result", "rest"])
   if kind == "foreign":
     # A correct line, but about a number that is not there, or not twice.
-    options = moves(tuple(sorted((move.a, instead(move.b)))))
+    partner = move.a if rng.random() < 0.3 else instead(move.b)
+    options = moves(tuple(sorted((move.a, partner))))
     other = options[rng.integers(len(options))]
     return dataclasses.replace(
         other, left=tuple(sorted((*left, other.result))))
@@ -319,25 +320,29 @@ def dialogues(seed: int, count: int) -> Iterator[dict]:
     ]}
 
 
-def value_examples(seed: int, count: int, *, solved: float = 0.4
-                   ) -> Iterator[dict]:
+def value_examples(seed: int, count: int, *, solved: float = 0.3,
+                   first: float = 0.35) -> Iterator[dict]:
   """Training games with the outcome of each line.
 
   A share `solved` are worked answers, the rest attempts, of which only the
-  sound lines are imitated.
+  sound lines are imitated. A share `first` of the attempts ends after the
+  first line, which is the hardest to find and to judge.
   """
   rng = np.random.default_rng((42, seed))
   puzzles = train_puzzles()
   for _ in range(count):
     numbers = puzzles[rng.integers(len(puzzles))]
+    done = True
     if rng.random() < solved:
       lines = solution(numbers, rng)
       labels = imitate = [1.0] * len(lines)
     else:
       lines, labels, imitate = attempt(
           numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
+      if rng.random() < first:
+        lines, labels, imitate, done = lines[:1], labels[:1], imitate[:1], False
     yield {"prompt": prompt(numbers), "lines": lines, "labels": labels,
-           "imitate": imitate}
+           "imitate": imitate, "done": done}
 
 
 @dataclasses.dataclass(frozen=True)
