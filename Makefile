@@ -40,9 +40,8 @@ test: lint  ## Everything that can fail.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(STAMP)  ## One script per figure.
-	@set -e; for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || continue; \
-	  echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \
+	  do echo "== $$script"; $(BIN)/python $$script; done
 
 build-files: $(STAMP)  ## Rewrite the Bazel BUILD files from the imports.
 	$(BIN)/python tests/build_files.py

@@ -41,5 +41,6 @@ def random(nodes: Sequence[Node], rng: np.random.Generator) -> np.ndarray:
 
 
 EVALUATORS: dict[str, Evaluate] = {
-    "value": value_head, "last_value": last_value, "log_prob": log_prob, "random": random,
+    "value": value_head, "last_value": last_value, "log_prob": log_prob,
+    "random": random,
 }

@@ -156,7 +156,8 @@ def strategies():
           search.tree_of_thoughts(2, 3, evaluate="log_prob")]
 
 
-@pytest.mark.parametrize("strategy", strategies(), ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "strategy", strategies(), ids=lambda s: type(s).__name__)
 def test_one_answer_per_problem_and_every_token_counted(strategy):
   names = ("maze", "labyrinth", "warren")
   script = writer(*names)

@@ -241,7 +241,7 @@ def _fault(state: State, move: Move, rng: np.random.Generator) -> Move:
   left = list(move.left)
   left.remove(move.result)
 
-  def instead(n):  # Of the number n: another of the game, or one nearby, or any.
+  def instead(n):  # Another number of the game, or one nearby, or any.
     return max(0, int(rng.choice([
         rng.choice(state), n + rng.choice([-10, -2, -1, 1, 2, 10]),
         rng.integers(1, 37)])))
