@@ -69,7 +69,8 @@ def main() -> None:
             for i in range(0, len(ids), LENGTH)]
   with tempfile.TemporaryDirectory() as folder:
     task = tasks.generated(
-        "documents", vocab.ByteVocab(), rows=lambda: ({"ids": d} for d in found),
+        "documents", vocab.ByteVocab(),
+        rows=lambda: ({"ids": ids} for ids in found),
         key="1", kind="tokens", num_shards=1, convert=_row)
     prepare.write(task, pathlib.Path(folder) / "flat", processes=1)
     alternate("pipeline", unit="tokens/s", runs=3,
