@@ -11,7 +11,7 @@ SEEDS ?= 0 1 2
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make.
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(STAMP)  ## Build the environment.
 

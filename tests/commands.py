@@ -127,4 +127,4 @@ def help_status(module: str) -> int:
 @functools.cache
 def make_targets() -> frozenset[str]:
   text = (house.ROOT / "Makefile").read_text()
-  return frozenset(re.findall(r"^([a-z][a-z-]*):", text, re.M))
+  return frozenset(re.findall(r"^([a-z][a-z0-9-]*):", text, re.M))

@@ -92,12 +92,6 @@ class Vocab:
     partial.write_bytes(self.serialize())
     os.replace(partial, path)
 
-  def to_seqio(self):
-    """This vocabulary as a `seqio.Vocabulary` (imports seqio)."""
-    from lm.data import seqio_tasks  # pylint: disable=g-import-not-at-top
-
-    return seqio_tasks.seqio_vocab(self)
-
 
 class SentencePieceVocab(Vocab):
   """A SentencePiece model whose text round-trips exactly.
