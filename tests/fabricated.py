@@ -87,7 +87,8 @@ def demo(root: pathlib.Path, *, seed: int = 0) -> None:
     path.write_text(json.dumps(value))
 
   for name, seconds in (("pretrain", 260.4), ("instruct", 95.0),
-                        ("value", 230.0), ("search", 120.0),
+                        ("value", 230.0), ("attempts", 40.0),
+                        ("judge", 100.0), ("search", 120.0),
                         ("samples", 14.0)):
     write(f"{name}/demo.json", {
         "done": True, "seconds": seconds, "cpu_seconds": 1.8 * seconds})
@@ -97,9 +98,12 @@ def demo(root: pathlib.Path, *, seed: int = 0) -> None:
       **about, "exact": 0.12, "format": 0.98, "before/exact": 0.0,
       "before/format": 0.01})
   write("value/result.json", {**about, "brier": 0.08, "accuracy": 0.9})
+  write("attempts/result.json", {"attempts": 9000, "success_line1": 0.5})
+  write("judge/result.json", {**about, "brier": 0.05, "accuracy": 0.94})
   for name, low, high, key in (
       ("pretrain", 3.0, 5.0, "loss"), ("instruct", 0.9, 1.0, "loss"),
-      ("value", 0.2, 0.5, "value_loss")):
+      ("value", 0.2, 0.5, "value_loss"),
+      ("judge", 0.1, 0.3, "value_loss")):
     (root / name / "metrics.jsonl").write_text("".join(
         json.dumps(r) + "\n" for r in metrics(1200, low, high, key=key)))
   puzzle = (4, 9, 10, 13)
@@ -109,7 +113,7 @@ def demo(root: pathlib.Path, *, seed: int = 0) -> None:
            for i in range(3)]
   rows = methods()
   write("search/report.json", {
-      "methods": rows, "seed": seed, "checkpoint": "runs/demo/value",
+      "methods": rows, "seed": seed, "checkpoint": "runs/demo/judge",
       "parameters": about["parameters"], "trees": trees,
       "outcomes": {m["name"]: [i < round(100 * m["accuracy"])
                                for i in range(100)] for m in rows},

@@ -1,7 +1,7 @@
 """Thinking time against accuracy on the games of the Tree of Thoughts paper.
 
     python -m experiments.search.run --config=configs/search/demo.py
-        --workdir=runs/search/demo --config.init=runs/demo/value
+        --workdir=runs/search/demo --config.init=runs/demo/judge
 
 About three minutes on two cores; results in experiments/search/README.md. A
 method's `k` may be one number or one for each of the three thoughts.
@@ -26,9 +26,10 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
-  c.init = "runs/demo/value"  # With a value head; {seed} stands for the seed.
+  c.init = "runs/demo/judge"  # With a value head; {seed} stands for the seed.
   c.which = "last"
   c.temperature = 1.0
+  c.min_p = 0.05
   c.line_tokens = 16
   c.answer_tokens = 64
   c.batch = 100  # Problems at a time.
@@ -41,7 +42,7 @@ def get_config() -> ConfigDict:
     methods[f"vote_{n}"] = dict(
         kind="self_consistency", n=n, label=f"self-consistency, {n}")
   for name, b, k in (("b1_k5", 1, 5), ("b5_k5", 5, 5),
-                     ("b5_wide", 5, WIDE), ("b5_k10", 5, 10)):
+                     ("b5_wide", 5, WIDE)):
     for evaluate in ("value", "log_prob", "random"):
       methods[f"tot_{evaluate}_{name}"] = _tot(b, k, evaluate)
   c.methods = methods

@@ -24,8 +24,8 @@ from lm.evals import plots
 from lm.search import draw
 from lm.types import UserError
 
-TRAINING = ("pretrain", "instruct", "value")
-LOSS = {"value": "value_loss"}  # What a stage's curve shows, if not its loss.
+TRAINING = ("pretrain", "instruct", "value", "judge")
+LOSS = {"value": "value_loss", "judge": "value_loss"}  # What a stage's curve shows, if not its loss.
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
@@ -41,7 +41,7 @@ def collect(root: pathlib.Path, size: str = "demo") -> dict[str, Any]:
   search = _read(root / "search" / "report.json")
   samples = _read(root / "samples" / "samples.json")
   about = {}
-  for name in (*TRAINING, "search", "samples"):
+  for name in (*TRAINING, "attempts", "search", "samples"):
     seconds = stages_lib.marker(root / name).get("seconds")
     result = root / name / "result.json"
     about[name] = {"seconds": seconds}

@@ -5,7 +5,8 @@
     python -m experiments.demo.run --size=game24 --seed=1
 
 Stages run one after the other, each in a process of its own: pre-training,
-instruction tuning, the value head, the search, some samples. Interrupt it and
+instruction tuning, the value head, games of the model's own, the value head
+again on their outcomes, the search, some samples. Interrupt it and
 run the same command again to go on. It ends with a table, and leaves
 report.html, report.json and figures in the working folder.
 """
@@ -33,18 +34,25 @@ def road(root: pathlib.Path, size: str, *, seed: int | None = None
   seeds = () if seed is None else (f"--config.seed={seed}",)
   samples = root / "samples" / "samples.json"
 
-  def stage(name, about, *after):
+  def stage(name, about, *after, module=None, more=()):
     config = (f"configs/search/{size}.py" if name == "search"
               else f"configs/{size}/{name}.py")
-    return Stage(name, about, f"experiments.{name}.run", config, after, seeds)
+    return Stage(name, about, f"experiments.{module or name}.run", config,
+                 after, (*seeds, *more))
 
+  attempts = root / "attempts" / "attempts.jsonl"
   return [
       stage("pretrain", "reads text, code and games until it can predict them"),
       stage("instruct", "learns to answer what it is asked", "pretrain"),
       stage("value", "learns to judge whether a thought leads to success",
             "instruct"),
+      stage("attempts", "plays training games itself, well and badly", "value"),
+      stage("judge", "learns from how its own games ended", "value", "attempts",
+            module="value",
+            more=(f"--config.data.sources.attempts.path={attempts}",
+                  f"--config.data.folder={root / 'value' / 'data'}")),
       stage("search", "solves games it never saw, thinking longer and longer",
-            "value"),
+            "judge"),
       Stage("samples", "the base and the instructed model, same prompts",
             "experiments.demo.samples", after=("pretrain", "instruct"),
             arguments=(f"--base={root / 'pretrain'}",

@@ -1,7 +1,7 @@
 """System 1 against system 2: accuracy against thinking, at equal weights.
 
     python -m experiments.search.run --config=configs/search/demo.py
-        --workdir=runs/search/demo --config.init=runs/demo/value
+        --workdir=runs/search/demo --config.init=runs/demo/judge
 
 Every method of `config.methods` answers every puzzle once; the exact grader
 scores the answers afterwards. report.json holds, per method: accuracy with its
@@ -88,7 +88,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   del mesh  # It is set.
   c = config.to_dict()
   stage.check_fields("config", c, (
-      "seed", "mesh", "init", "which", "temperature", "line_tokens",
+      "seed", "mesh", "init", "which", "temperature", "min_p", "line_tokens",
       "answer_tokens", "batch", "methods", "answer", "trees",
       *(f for f in stage.ABLATION_FIELDS if f in c)))
   methods = {n: strategy(n, m) for n, m in c["methods"].items()}
@@ -101,8 +101,8 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
       c["init"].replace("{seed}", str(c["seed"])), which=c["which"])
   writer = search.Writer(
       LanguageModel(loaded.config), loaded.params, loaded.vocab,
-      temperature=c["temperature"], line_tokens=c["line_tokens"],
-      answer_tokens=c["answer_tokens"])
+      temperature=c["temperature"], min_p=c["min_p"],
+      line_tokens=c["line_tokens"], answer_tokens=c["answer_tokens"])
   key = jax.random.key(c["seed"])
   if _PROBLEMS.value:
     results, _ = solve(methods[c["answer"]], writer, problems, key,

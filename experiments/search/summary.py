@@ -18,7 +18,7 @@ from lm.data import store
 from lm.evals import curves, plots
 from lm.types import UserError
 
-TRAINING = ("pretrain", "instruct", "value")
+STAGES = ("pretrain", "instruct", "value", "attempts", "judge")
 
 
 def load(root: pathlib.Path) -> dict[str, Any]:
@@ -28,12 +28,12 @@ def load(root: pathlib.Path) -> dict[str, Any]:
     UserError: a stage is not finished; its file is named.
   """
   report = _read(root / "search" / "report.json")
-  marks = [_read(root / name / "demo.json") for name in TRAINING]
+  marks = [_read(root / name / "demo.json") for name in STAGES]
   return {
       **report,
       "training_seconds": sum(m["seconds"] for m in marks),
       "training_cpu_seconds": sum(m["cpu_seconds"] for m in marks),
-      "stages": {n: _read(root / n / "result.json") for n in TRAINING}}
+      "stages": {n: _read(root / n / "result.json") for n in STAGES}}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Writer:
     params: its parameters.
     vocab: its vocabulary.
     temperature: of the samples.
+    min_p: tokens less likely than this share of the likeliest are not sampled
+      (2407.01082); 0 samples all.
     line_tokens: most tokens of a thought.
     answer_tokens: most tokens of everything up to the end.
   """
@@ -66,6 +68,7 @@ class Writer:
   params: Params
   vocab: Vocab
   temperature: float = 1.0
+  min_p: float = 0.0
   line_tokens: int = 24
   answer_tokens: int = 96
 
@@ -106,7 +109,7 @@ class Writer:
     padded[:len(rows)] = rows
     live = np.arange(count) < len(rows)
     rules = sampling.GREEDY if greedy else sampling.rules(
-        temperature=self.temperature)
+        temperature=self.temperature, min_p=self.min_p or None)
     before = np.asarray(state.positions_B)
     state = _write(
         self.model, self.params, state, jnp.asarray(padded), jnp.asarray(live),

@@ -22,8 +22,8 @@ def test_tables_figures_and_numbers(roads, tmp_path, capsys):
   text = (out / "RESULTS.md").read_text()
   assert capsys.readouterr().out == text
   assert "3 seeds (0, 1, 2), 1.2M parameters" in text
-  # 1.8 cores for 260.4 + 95 + 230 seconds.
-  assert "0.29 to 0.29 CPU-hours" in text
+  # 1.8 cores for 260.4 + 95 + 230 + 40 + 100 seconds.
+  assert "0.36 to 0.36 CPU-hours" in text
   line = next(x for x in text.splitlines()
               if x.startswith("| ToT, value head, b=5 k=12 |"))
   assert "| 95.0 % |" in line and "| 95, 95, 95 |" in line

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = demo.get_config()
-  c.init = "runs/game24/{seed}/value"
+  c.init = "runs/game24/{seed}/judge"
   c.answer = "tot"
   c.methods = dict(tot=dict(kind="tot", b=5, k=demo.WIDE, evaluate="value"))
   c.experiment = "experiments.search.run"

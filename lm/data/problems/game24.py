@@ -263,24 +263,52 @@ def _fault(state: State, move: Move, rng: np.random.Generator) -> Move:
       move, result=wrong, left=tuple(sorted((*left, wrong))))
 
 
+def judge(numbers: Sequence[int], lines: Sequence[str]
+          ) -> tuple[list[float], list[float]]:
+  """The outcome of every line of an attempt, and which are worth imitating.
+
+  Args:
+    numbers: the puzzle.
+    lines: thoughts, and perhaps an answer, as they were written.
+
+  Returns:
+    (labels, imitate). A label is 1.0 where 24 can still be reached and no line
+    was faulty so far; the answer's label is whether it is right. `imitate` is
+    1.0 for lines worth writing: those without a fault that do not throw a won
+    game away (in a lost one any sound move will do).
+  """
+  state: State | None = tuple(sorted(numbers))
+  clean, labels, imitate = True, [], []
+  for line in lines:
+    answer = read_answer(line)
+    left = read(line)
+    if answer is not None:
+      labels.append(float(clean and grade(numbers, answer)))
+      imitate.append(labels[-1])
+    elif state is None or left is None or len(left) != len(state) - 1:
+      state, clean = None, False  # What follows means nothing.
+      labels.append(0.0)
+      imitate.append(0.0)
+    else:
+      sound = line in {m.line() for m in moves(state)}
+      clean = clean and sound
+      labels.append(float(clean and winnable(left)))
+      imitate.append(float(sound and (winnable(left) or not winnable(state))))
+      state = left
+  return labels, imitate
+
+
 def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
-            good: float = 0.5, slip: float = 0.2):
-  """A game played well or badly, and the outcome of each of its lines.
+            good: float = 0.5, slip: float = 0.2) -> list[str]:
+  """The lines of a game played well or badly.
 
   Args:
     numbers: the puzzle.
     rng: of the play.
     good: chance that a move is drawn from the winning ones, if there are any.
     slip: chance that a line is faulty.
-
-  Returns:
-    (lines, labels, imitate). A label is 1.0 where 24 can still be reached and
-    no line was faulty so far; the answer's label is whether it is right.
-    `imitate` is 1.0 for lines worth writing: those without a fault that do not
-    throw a won game away (in a lost one any sound move will do).
   """
-  state, played, clean = tuple(sorted(numbers)), [], True
-  lines, labels, imitate = [], [], []
+  state, played = tuple(sorted(numbers)), []
   while len(state) > 1:
     options = moves(state)
     winning = [m for m in options if winnable(m.left)]
@@ -289,13 +317,9 @@ def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
     move = options[rng.integers(len(options))]
     if rng.random() < slip:
       move = _slip(state, move, rng)
-    sound = move in moves(state)
-    clean = clean and sound
     played.append(move)
-    lines.append(move.line())
-    labels.append(float(clean and winnable(move.left)))
-    imitate.append(float(sound and (winnable(move.left) or not winning)))
     state = move.left
+  lines = [move.line() for move in played]
   if state == (TARGET,) or rng.random() < 0.3:
     expression = _expression(numbers, played)
     if rng.random() < slip:  # Copied wrongly.
@@ -303,9 +327,7 @@ def attempt(numbers: Sequence[int], rng: np.random.Generator, *,
       expression = expression.replace(
           digits[rng.integers(len(digits))], str(rng.integers(1, 14)), 1)
     lines.append(f"Answer: {expression} = {TARGET}")
-    labels.append(float(clean and grade(numbers, expression)))
-    imitate.append(labels[-1])
-  return lines, labels, imitate
+  return lines
 
 
 def dialogues(seed: int, count: int) -> Iterator[dict]:
@@ -335,12 +357,11 @@ def value_examples(seed: int, count: int, *, solved: float = 0.3,
     done = True
     if rng.random() < solved:
       lines = solution(numbers, rng)
-      labels = imitate = [1.0] * len(lines)
     else:
-      lines, labels, imitate = attempt(
-          numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
+      lines = attempt(numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
       if rng.random() < first:
-        lines, labels, imitate, done = lines[:1], labels[:1], imitate[:1], False
+        lines, done = lines[:1], False
+    labels, imitate = judge(numbers, lines)
     yield {"prompt": prompt(numbers), "lines": lines, "labels": labels,
            "imitate": imitate, "done": done}
 

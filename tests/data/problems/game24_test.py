@@ -238,6 +238,26 @@ def test_labels_of_attempts_are_what_a_solver_says():
   assert all(n > 20 for n in kinds.values()), kinds
 
 
+def test_the_judge_of_any_lines():
+  """By hand: (4, 9, 10, 13) is won by 10 - 4 and 13 - 9."""
+  good = ["10 - 4 = 6 (left: 6 9 13)\n", "13 - 9 = 4 (left: 4 6)\n",
+          "6 * 4 = 24 (left: 24)\n", "Answer: (10 - 4) * (13 - 9) = 24"]
+  assert game24.judge((4, 9, 10, 13), good) == ([1.0] * 4, [1.0] * 4)
+  # A slip is never forgiven; what is sound after it is still worth writing.
+  slipped = ["13 - 10 = 6 (left: 4 6 9)\n", "9 - 4 = 5 (left: 5 6)\n"]
+  labels, imitate = game24.judge((4, 9, 10, 13), slipped)
+  assert labels == [0.0, 0.0] and imitate[0] == 0.0
+  # A sound line that throws a won game away.
+  assert game24.judge((4, 9, 10, 13), ["13 * 10 = 130 (left: 4 9 130)\n"]) == (
+      [0.0], [0.0])
+  # After what cannot be read nothing counts, however many numbers it claims.
+  for bad in ("10 - 4 = six\n", "10 - 4 = 6 (left: 1 2 3 4 5 6 7 8 9)\n"):
+    assert game24.judge((4, 9, 10, 13), [bad, *good[1:]]) == (
+        [0.0] * 4, [0.0] * 4)
+  assert game24.judge((4, 9, 10, 13), good[:3] + ["Answer: 4 * 6 = 24"]) == (
+      [1.0] * 3 + [0.0], [1.0] * 3 + [0.0])
+
+
 def test_a_value_of_one_can_be_reached_by_rational_play_too():
   for row in game24.value_examples(seed=2, count=60):
     for line, label in zip(row["lines"], row["labels"]):
