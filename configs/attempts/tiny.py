@@ -23,4 +23,5 @@ def get_config() -> ConfigDict:
   c.batch = 100  # Games at a time.
   c.puzzles = 0  # 0: every training game.
   c.holdout = 0.04  # As in the other stages.
+  c.sound = 0.3  # What a sound line that loses is worth as an example.
   return c

@@ -11,4 +11,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = tiny.get_config()
   c.init = "runs/demo/value"
+  c.samples = 8
   return c

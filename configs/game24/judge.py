@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = value.get_config()
   c.init = "runs/game24/value"
-  c.steps = 200
+  c.steps = 240
   c.data.sources.games.rate = 0.5
+  c.data.sources.games.sound = 0.3
   c.data.sources.attempts = dict(
       kind="dialogues", rate=0.5, path="runs/game24/attempts/attempts.jsonl",
       holdout=0.0)

@@ -14,4 +14,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = demo.get_config()
   c.steps = 80
+  c.evaluate.every = 60
   return c

@@ -15,5 +15,7 @@ def get_config() -> ConfigDict:
   c = demo.get_config()
   c.init = "runs/game24/instruct"
   c.steps = 680
+  c.evaluate.every = 200
+  c.checkpoint.every = 200
   c.data.sources.games.count = 150_000
   return c

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
   c.init = "runs/quick/value"
   c.steps = 10
   c.data.sources.games.rate = 0.5
+  c.data.sources.games.sound = 0.3
   c.data.sources.attempts = dict(
       kind="dialogues", rate=0.5, path="runs/quick/attempts/attempts.jsonl",
       holdout=0.0)

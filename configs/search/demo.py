@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 # Samples of each thought at the three depths: wide where every line still has
 # a chance, narrow where the value head is sure.
-WIDE = (24, 4, 2)
+WIDE, WIDER = (24, 4, 2), (48, 5, 2)
 
 
 def _tot(b, k, evaluate="value"):
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
   c.init = "runs/demo/judge"  # With a value head; {seed} stands for the seed.
   c.which = "last"
-  c.temperature = 1.0
+  c.temperature = 2.0  # Among the tokens that min_p leaves.
   c.min_p = 0.05
   c.line_tokens = 16
   c.answer_tokens = 64
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     methods[f"vote_{n}"] = dict(
         kind="self_consistency", n=n, label=f"self-consistency, {n}")
   for name, b, k in (("b1_k5", 1, 5), ("b5_k5", 5, 5),
-                     ("b5_wide", 5, WIDE)):
+                     ("b5_wide", 5, WIDE), ("b5_wider", 5, WIDER)):
     for evaluate in ("value", "log_prob", "random"):
       methods[f"tot_{evaluate}_{name}"] = _tot(b, k, evaluate)
   c.methods = methods

@@ -41,7 +41,8 @@ def chains(result: search.Result) -> list[list[str]]:
   return [lines for lines in found if lines]
 
 
-def play(writer: search.Writer, puzzles, samples: int, key) -> list[dict]:
+def play(writer: search.Writer, puzzles, samples: int, key, *,
+         sound: float) -> list[dict]:
   """Rows with the outcomes of the distinct ones of `samples` attempts."""
   problems = [game24.Game24(p) for p in puzzles]
   sample = search.Beam(samples, (samples, 1), search.EVALUATORS["random"],
@@ -50,7 +51,7 @@ def play(writer: search.Writer, puzzles, samples: int, key) -> list[dict]:
   for problem, result in zip(
       problems, sample(writer, problems, key), strict=True):
     for lines in dict.fromkeys(map(tuple, chains(result))):
-      labels, imitate = game24.judge(problem.numbers, lines)
+      labels, imitate = game24.judge(problem.numbers, lines, sound=sound)
       rows.append({"prompt": problem.prompt(), "lines": list(lines),
                    "labels": labels, "imitate": imitate, "done": False})
   return rows
@@ -70,7 +71,8 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   c = config.to_dict()
   stage.check_fields("config", c, (
       "seed", "mesh", "init", "which", "temperature", "min_p", "line_tokens",
-      "answer_tokens", "samples", "batch", "puzzles", "holdout"))
+      "answer_tokens", "samples", "batch", "puzzles", "holdout",
+      "sound"))
   if (workdir / stage.RESULT).exists():
     return
   loaded = stage.init_from(c["init"], which=c["which"])
@@ -87,7 +89,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
     if not part.exists():
       key = jax.random.fold_in(jax.random.key(c["seed"]), start)
       played = play(writer, puzzles[start:start + c["batch"]], c["samples"],
-                    key)
+                    key, sound=c["sound"])
       store.write_atomic(part, json.dumps(played).encode())
     rows += json.loads(part.read_bytes())
   lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -142,7 +142,7 @@ def games(
 def game_values(
     name: str, vocab: Vocab, form: str, split: str, *, count: int = 20_000,
     seed: int = 0, holdout: float = 0.04, solved: float = 0.3,
-    first: float = 0.35,
+    first: float = 0.35, sound: float = 0.0,
 ) -> tasks.Task:
   """Games of 24 with the outcome of each line; arguments as `games`.
 
@@ -157,12 +157,14 @@ def game_values(
     solved: share of worked answers; the rest are attempts, of which only the
       sound lines are imitated.
     first: share of the attempts that ends after the first line.
+    sound: weight, as examples, of sound lines that throw a won game away.
   """
   if form != "examples":
     raise UserError(f"data.sources.{name}: values belong to examples, not to"
                     " pre-training text")
   return _drawn(name, vocab, form, split, game24.value_examples, count, seed,
-                holdout, solved=solved, first=first)
+                holdout, solved=solved, first=first,
+                sound=sound)
 
 
 KINDS: dict[str, Callable[..., tasks.Task | None]] = {

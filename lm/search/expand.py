@@ -60,7 +60,8 @@ class Writer:
     vocab: its vocabulary.
     temperature: of the samples.
     min_p: tokens less likely than this share of the likeliest are not sampled
-      (2407.01082); 0 samples all.
+      (2407.01082); 0 samples all. They are left out before the temperature, so
+      that a high one is broad among what is plausible, and no further.
     line_tokens: most tokens of a thought.
     answer_tokens: most tokens of everything up to the end.
   """
@@ -108,8 +109,9 @@ class Writer:
     padded = np.zeros(count, np.int32)
     padded[:len(rows)] = rows
     live = np.arange(count) < len(rows)
-    rules = sampling.GREEDY if greedy else sampling.rules(
-        temperature=self.temperature, min_p=self.min_p or None)
+    rules = sampling.GREEDY if greedy else (
+        *((sampling.MinP(self.min_p),) if self.min_p else ()),
+        sampling.Temperature(self.temperature))
     before = np.asarray(state.positions_B)
     state = _write(
         self.model, self.params, state, jnp.asarray(padded), jnp.asarray(live),

@@ -263,13 +263,15 @@ def _fault(state: State, move: Move, rng: np.random.Generator) -> Move:
       move, result=wrong, left=tuple(sorted((*left, wrong))))
 
 
-def judge(numbers: Sequence[int], lines: Sequence[str]
+def judge(numbers: Sequence[int], lines: Sequence[str], *, sound: float = 0.0
           ) -> tuple[list[float], list[float]]:
   """The outcome of every line of an attempt, and which are worth imitating.
 
   Args:
     numbers: the puzzle.
     lines: thoughts, and perhaps an answer, as they were written.
+    sound: how much lines without a fault that throw a won game away are worth
+      imitating: a policy that proposes them too is broader.
 
   Returns:
     (labels, imitate). A label is 1.0 where 24 can still be reached and no line
@@ -290,10 +292,12 @@ def judge(numbers: Sequence[int], lines: Sequence[str]
       labels.append(0.0)
       imitate.append(0.0)
     else:
-      sound = line in {m.line() for m in moves(state)}
-      clean = clean and sound
+      faultless = line in {m.line() for m in moves(state)}
+      clean = clean and faultless
       labels.append(float(clean and winnable(left)))
-      imitate.append(float(sound and (winnable(left) or not winnable(state))))
+      thrown_away = winnable(state) and not winnable(left)
+      imitate.append(
+          0.0 if not faultless else sound if thrown_away else 1.0)
       state = left
   return labels, imitate
 
@@ -343,12 +347,13 @@ def dialogues(seed: int, count: int) -> Iterator[dict]:
 
 
 def value_examples(seed: int, count: int, *, solved: float = 0.3,
-                   first: float = 0.35) -> Iterator[dict]:
+                   first: float = 0.35, sound: float = 0.0
+                   ) -> Iterator[dict]:
   """Training games with the outcome of each line.
 
   A share `solved` are worked answers, the rest attempts, of which only the
-  sound lines are imitated. A share `first` of the attempts ends after the
-  first line, which is the hardest to find and to judge.
+  sound lines are imitated (see `judge`). A share `first` of the attempts ends
+  after the first line, which is the hardest to find and to judge.
   """
   rng = np.random.default_rng((42, seed))
   puzzles = train_puzzles()
@@ -361,7 +366,7 @@ def value_examples(seed: int, count: int, *, solved: float = 0.3,
       lines = attempt(numbers, rng, good=rng.choice([0.0, 0.5, 0.9]))
       if rng.random() < first:
         lines, done = lines[:1], False
-    labels, imitate = judge(numbers, lines)
+    labels, imitate = judge(numbers, lines, sound=sound)
     yield {"prompt": prompt(numbers), "lines": lines, "labels": labels,
            "imitate": imitate, "done": done}
 
