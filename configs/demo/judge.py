@@ -1,4 +1,4 @@
-"""The demo road's fifth stage: the value head learns from the model's own games.
+"""The demo road's fifth stage: the value head learns from own games.
 
     python -m experiments.value.run --config=configs/demo/judge.py
         --workdir=runs/demo/judge

@@ -1,4 +1,4 @@
-"""The game24 road's fifth stage: the value head learns from the model's own games.
+"""The game24 road's fifth stage: the value head learns from own games.
 
     python -m experiments.value.run --config=configs/game24/judge.py
         --workdir=runs/game24/judge

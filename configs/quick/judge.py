@@ -1,4 +1,4 @@
-"""The quick road's fifth stage: the value head learns from the model's own games.
+"""The quick road's fifth stage: the value head learns from own games.
 
     python -m experiments.value.run --config=configs/quick/judge.py
         --workdir=runs/quick/judge

@@ -4,10 +4,10 @@
         --workdir=runs/attempts/tiny --config.init=runs/value/tiny
 
 Each training game is played `samples` times. The lines of the attempts that
-differ, with what the exact judge says of each, go to WORKDIR/attempts.jsonl, from which the value head
-learns next: the faults are the model's own. Games that are held out from the
-other stages are held out here; the paper's test games are in no split. The same
-command goes on where it was.
+differ, with what the exact judge says of each, go to WORKDIR/attempts.jsonl,
+from which the value head learns next: the faults are the model's own. Games
+that are held out from the other stages are held out here; the paper's test
+games are in no split. The same command goes on where it was.
 """
 
 import json

@@ -25,7 +25,8 @@ from lm.search import draw
 from lm.types import UserError
 
 TRAINING = ("pretrain", "instruct", "value", "judge")
-LOSS = {"value": "value_loss", "judge": "value_loss"}  # What a stage's curve shows, if not its loss.
+# What a stage's curve shows, if not its loss.
+LOSS = {"value": "value_loss", "judge": "value_loss"}
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
