@@ -59,7 +59,7 @@ def play(writer: search.Writer, puzzles, samples: int, key, *,
 
 def summary(rows: list[dict]) -> dict[str, float]:
   """How the attempts went, line by line."""
-  found = {"attempts": len(rows)}
+  found = {"attempts": float(len(rows))}
   for i in range(game24.NUM_THOUGHTS):
     at = [r["labels"][i] for r in rows if len(r["labels"]) > i]
     found[f"success_line{i + 1}"] = float(np.mean(at)) if at else 0.0
