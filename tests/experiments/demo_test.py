@@ -163,7 +163,8 @@ def test_the_road_leads_through_real_configs(size, monkeypatch, tmp_path):
   monkeypatch.chdir(house.ROOT)
   plan = demo.road(tmp_path, size, seed=3)
   assert [s.name for s in plan] == [
-      "pretrain", "instruct", "value", "search", "samples"]
+      "pretrain", "instruct", "value", "attempts", "judge", "search",
+      "samples"]
   for stage in plan:
     assert (house.ROOT / pathlib.Path(*stage.module.split("."))
             ).with_suffix(".py").is_file()
@@ -218,7 +219,7 @@ def test_report_says_what_was_measured(finished):
   assert "11% of 100 games" in text and "95% interval 89% to 98%" in text
   assert "76% of those with 3 numbers" in text
   assert "exact 0 → 0.12" in text.replace("\xa0", " ")
-  assert "11 min 59 s" in text
+  assert "14 min 19 s" in text
   assert "13 - 9 = 4 <b>&" in text  # Escaped, so it is text again.
   assert "number 903 of 1,362" in text and "number 902 of 1,362" in text
   assert "quick demo" not in text
@@ -254,7 +255,7 @@ def test_report_needs_finished_stages(tmp_path):
 
 
 @pytest.mark.parametrize("seconds, text", [
-    (None, "?"), (0.4, "0 s"), (59.6, "1 min 0 s"), (719.4, "11 min 59 s"),
+    (None, "?"), (0.4, "0 s"), (59.6, "1 min 0 s"), (719.4, "14 min 19 s"),
     (7260, "2 h 1 min")])
 def test_durations(seconds, text):
   assert report.duration(seconds) == text
