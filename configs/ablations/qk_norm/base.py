@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   c = pretrain.get_config()
   c.model = dict(size="nano", qk_norm=True)
   c.batch = 16
-  c.steps = 150
+  c.steps = 100
   c.evaluate.every = 0
   c.checkpoint.every = 0
   c.data.folder = "runs/ablations/qk_norm/data"
