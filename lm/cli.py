@@ -216,6 +216,9 @@ def _ablate(args) -> int:
 
   if args.seeds < 1:
     raise UserError("--seeds must be at least 1")
+  # Configs import each other from the checkout that we stand in, which the
+  # installed command, unlike python -m, does not have on its path.
+  sys.path.insert(0, str(pathlib.Path.cwd()))
   folder = pathlib.Path(args.folder)
   cells = ablate.load_cells(folder)
   root = pathlib.Path(args.workdir or f"runs/ablations/{folder.name}")

@@ -1,5 +1,10 @@
 """The `lm` command: every sub-command on a small input, and bad ones."""
 
+import pathlib
+import subprocess
+import sys
+
+import house
 import jax
 from lm import cli
 from lm import model
@@ -112,3 +117,14 @@ def test_bad_commands_show_the_usage(args, capsys):
   with pytest.raises(SystemExit) as e:
     cli.main(args)
   assert e.value.code == 2 and "usage: lm" in capsys.readouterr().err
+
+
+def test_the_installed_command_finds_the_configs(tmp_path):
+  """From a checkout's root, as the README says, not by python -m."""
+  command = pathlib.Path(sys.executable).with_name("lm")
+  process = subprocess.run(
+      [command, "ablate", "configs/ablations/qk_norm", "--seeds=1",
+       f"--workdir={tmp_path}", "--config.nothing=1"],
+      cwd=house.ROOT, text=True, capture_output=True)
+  assert process.returncode == 2
+  assert "has no field 'nothing'" in process.stderr, process.stderr
