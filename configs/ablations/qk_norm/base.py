@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
   c.data.folder = "runs/ablations/qk_norm/data"
   c.experiment = "experiments.pretrain.run"
   c.metric = "bits_per_byte"
+  c.expect = dict(bits_per_byte=(2.40, 2.47))
   return c
