@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = tiny.get_config()
   c.init = "runs/demo/pretrain"
-  c.steps = 60
+  c.steps = 50
   c.data.sources.games.count = 20_000
   c.optimizer = dict(
       name="muon", learning_rate=3e-3, schedule="cosine", warmup=10, end=0.05,

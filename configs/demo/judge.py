@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = value.get_config()
   c.init = "runs/demo/value"
-  c.steps = 140
+  c.steps = 120
   c.data.sources.games.rate = 0.5
   c.data.sources.games.sound = 0.3
   c.data.sources.attempts = dict(
