@@ -18,4 +18,5 @@ def get_config() -> ConfigDict:
   c.methods = dict(tot=dict(kind="tot", b=5, k=demo.WIDE, evaluate="value"))
   c.experiment = "experiments.search.run"
   c.metric = "accuracy"
+  c.expect = dict(accuracy=(0.85, 0.97))
   return c

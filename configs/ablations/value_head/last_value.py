@@ -10,4 +10,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = base.get_config()
   c.methods.tot.evaluate = "last_value"
+  c.expect = dict(accuracy=(0.85, 0.97))
   return c

@@ -10,4 +10,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = base.get_config()
   c.methods.tot.evaluate = "log_prob"
+  c.expect = dict(accuracy=(0.70, 0.92))
   return c

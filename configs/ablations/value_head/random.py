@@ -10,4 +10,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = base.get_config()
   c.methods.tot.evaluate = "random"
+  c.expect = dict(accuracy=(0.12, 0.30))
   return c
