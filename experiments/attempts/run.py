@@ -22,6 +22,7 @@ from lm.data import corpus, store
 from lm.data.problems import game24
 from lm.launch import main, stage
 from lm.model import LanguageModel
+from lm.types import UserError
 
 ATTEMPTS = "attempts.jsonl"
 
@@ -73,8 +74,14 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
       "seed", "mesh", "init", "which", "temperature", "min_p", "line_tokens",
       "answer_tokens", "samples", "batch", "puzzles", "holdout",
       "sound"))
+  mark = json.dumps({k: v for k, v in c.items() if k != "mesh"})
+  record = workdir / "attempts.config"
+  if record.exists() and record.read_text(encoding="utf-8") != mark:
+    raise UserError(f"{workdir} holds games of another config: remove it, or"
+                    " choose another --workdir")
   if (workdir / stage.RESULT).exists():
     return
+  store.write_atomic(record, mark.encode())
   loaded = stage.init_from(c["init"], which=c["which"])
   writer = search.Writer(
       LanguageModel(loaded.config), loaded.params, loaded.vocab,

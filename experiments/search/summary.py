@@ -45,12 +45,18 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def summarise(roads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Rows over seeds, and paired differences, as plain JSON values."""
+  seeds = [r["seed"] for r in roads]
+  if len(set(seeds)) < len(seeds):
+    raise UserError(f"seeds {seeds}: a seed counts once, give each road once")
+  if any(set(r["outcomes"]) != set(roads[0]["outcomes"]) for r in roads):
+    raise UserError("the roads were searched with different methods: run their"
+                    " search again with one config")
   outcomes = {name: [r["outcomes"][name] for r in roads]
               for name in roads[0]["outcomes"]}
   rows = curves.ordered(
       curves.over_seeds([r["methods"] for r in roads], outcomes))
   return {
-      "seeds": [r["seed"] for r in roads],
+      "seeds": seeds,
       "parameters": roads[0]["parameters"],
       "games": rows[0]["n"], "methods": rows,
       "differences": [_difference(a, b, outcomes) for a, b in pairs(rows)],

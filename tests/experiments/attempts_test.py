@@ -80,6 +80,13 @@ def test_games_are_training_games_and_a_finished_part_is_kept(
   assert (tmp_path / "attempts.jsonl").stat().st_mtime_ns == before
 
 
+def test_games_of_another_config_are_not_mixed_in(
+    untrained, tmp_path, capsys):
+  assert play(tmp_path, untrained) == 0
+  assert play(tmp_path, untrained, "--config.temperature=0.7") == 2
+  assert "another config" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(untrained, tmp_path, capsys):
   assert play(tmp_path, tmp_path / "nothing") == 2
   assert "nothing" in capsys.readouterr().err

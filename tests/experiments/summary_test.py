@@ -43,6 +43,19 @@ def test_differences_are_of_the_same_tree_and_of_equal_tokens(roads):
   assert rival["tokens"][1] <= 1.1 * rival["tokens"][0]
 
 
+def test_a_seed_counts_once_and_methods_must_agree(roads, tmp_path, capsys):
+  out = tmp_path / "results"
+  assert summary.main([str(roads[0]), str(roads[0]), f"--out={out}"]) == 2
+  assert "counts once" in capsys.readouterr().err
+  path = roads[1] / "search" / "report.json"
+  report = json.loads(path.read_text())
+  del report["outcomes"]["greedy"]
+  path.write_text(json.dumps(report))
+  assert summary.main([*map(str, roads), f"--out={out}"]) == 2
+  assert "different methods" in capsys.readouterr().err
+  assert not out.exists()
+
+
 def test_an_unfinished_road_is_named(roads, tmp_path, capsys):
   missing = roads[1] / "value" / "result.json"
   missing.unlink()
