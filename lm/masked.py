@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from lm.types import Output
+
 
 def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of `x` where `mask` (any weights of the same shape) is positive."""
@@ -20,6 +22,13 @@ def logsumexp(logits: jax.Array) -> jax.Array:
   logits = logits.astype(jnp.float32)
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   return jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
+
+
+def target_log_probs(output: Output, targets_BT: jax.Array):
+  """`token_log_probs` of a forward pass, which may have made them already."""
+  if output.log_probs_BT is not None:
+    return output.log_probs_BT, output.log_z_BT
+  return token_log_probs(output.logits_BTV, targets_BT)
 
 
 def _hits(logits_BTV, targets_BT):

@@ -8,9 +8,11 @@ dropped from the right until it divides).
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from lm.types import UserError
@@ -22,13 +24,16 @@ AXES = ("data", "fsdp", "context", "tensor")
 class AxisRules:
   """Where each named dimension lies on the mesh; another layout is another one.
 
-  Activation dimensions: batch, length. Parameter dimensions: embed (sharded by
-  fsdp, gathered before use), vocab, mlp, heads, kv_heads. Everything else is
+  Activation dimensions: batch; length inside a layer; sequence, the same
+  dimension of the residual stream between them, which the tensor axis shards
+  too (2205.05198, section 4.2.2). Parameter dimensions: embed (sharded by fsdp,
+  gathered before use), vocab, mlp, heads, kv_heads. Everything else is
   replicated.
   """
 
   batch: tuple[str, ...] = ("data", "fsdp")
   length: tuple[str, ...] = ("context",)
+  sequence: tuple[str, ...] = ("context", "tensor")
   embed: tuple[str, ...] = ("fsdp",)
   vocab: tuple[str, ...] = ("tensor",)
   mlp: tuple[str, ...] = ("tensor",)
@@ -55,7 +60,8 @@ def make_mesh(
     devices: the devices to lay out; by default all.
 
   Returns:
-    A mesh with explicit axis types; enter it with `jax.set_mesh`.
+    A mesh with explicit axis types; enter it with `jax.set_mesh`. With several
+    slices (of a TPU), the data axis lies across them.
 
   Raises:
     UserError: an unknown axis, or a shape that does not fit the devices.
@@ -81,10 +87,30 @@ def make_mesh(
         f" {math.prod(sizes)} devices but there are {len(devices)}: change"
         " config.mesh so that its sizes multiply to the device count"
     )
-  return jax.make_mesh(
-      tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * len(AXES),
-      devices=devices,
-  )
+  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  if sizes[0] % slices:
+    raise UserError(
+        f"mesh axis data={sizes[0]} must be a multiple of the {slices} slices:"
+        " only that axis may cross the network between them")
+  # A torus as it is wired: an axis may be a part of one of its dimensions.
+  if slices > 1:
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices,
+        allow_split_physical_axes=True)
+  else:
+    grid = mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True)
+  return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def platform() -> str:
+  """What the code is traced for: the set mesh's devices, or the default ones.
+
+  A step can be compiled for a TPU on a machine without one; there the default
+  backend is not what will run it.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
 
 
 def _mesh_sizes(mesh=None) -> dict[str, int]:
@@ -129,6 +155,56 @@ def out_spec(names: Sequence[str | None], shape: Sequence[int], *,
   if jax.sharding.get_abstract_mesh().empty:
     return None
   return spec(names, shape, rules=rules)
+
+
+def own_part(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+  """This device's part of `x` along a dimension; for use in `shard_map`."""
+  length = x.shape[dimension] // jax.lax.axis_size(axis)
+  return jax.lax.dynamic_slice_in_dim(
+      x, jax.lax.axis_index(axis) * length, length, dimension)
+
+
+def reduce_scatter(x: jax.Array, axis: str, dimension: int, *,
+                   ring: int | None = None) -> jax.Array:
+  """Sums `x` over a mesh axis, each device keeping its part of `dimension`.
+
+  For use inside `shard_map`. The TPU compiler turns a reduce-scatter over a
+  whole torus into an all-reduce, twice the bytes, during which nothing is
+  computed. So the devices are taken as `ring` groups along the first dimension
+  of the torus: parts travel from group to group by permutes, which the compiler
+  does overlap with other work, and 1/ring of the bytes is left to reduce within
+  a group.
+
+  Args:
+    x: what this device adds; whole along `dimension`.
+    axis: the mesh axis.
+    dimension: which dimension to scatter; a multiple of the axis' size.
+    ring: how many groups; None leaves all to the compiler.
+
+  Raises:
+    UserError: `ring` does not divide the axis.
+  """
+  size = jax.lax.axis_size(axis)
+  scatter = functools.partial(
+      jax.lax.psum_scatter, axis_name=axis, scatter_dimension=dimension,
+      tiled=True)
+  if ring is None:
+    return scatter(x)
+  if size % ring:
+    raise UserError(f"model.ring={ring} does not divide the {size} devices of"
+                    f" mesh axis {axis!r}: choose a divisor, or None")
+  group = size // ring
+  own = jax.lax.axis_index(axis) // group
+  length = x.shape[dimension] // ring
+  hop = [(i, (i + group) % size) for i in range(size)]
+  total = None
+  for step in range(1, ring + 1):  # What arrives last is this group's part.
+    part = jax.lax.dynamic_slice_in_dim(
+        x, (own - step) % ring * length, length, dimension)
+    total = part if total is None else part + jax.lax.ppermute(
+        total, axis, hop)
+  groups = [[i * group + j for j in range(group)] for i in range(ring)]
+  return scatter(total, axis_index_groups=groups) if group > 1 else total
 
 
 def tree_shardings(tree, names_tree, mesh: Mesh, *, rules: AxisRules = RULES):

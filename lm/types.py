@@ -57,12 +57,17 @@ class Output:
 
   Attributes:
     hidden_BTD: final normalised activations, in the compute dtype.
-    logits_BTV: float32 over the padded vocabulary; padding holds -1e9.
+    logits_BTV: float32 over the padded vocabulary; padding holds -1e9. None if
+      log-probabilities of targets were asked for.
     values_BT: float32 logit of the scalar head, or None without one.
     cache: the updated key/value cache, or None when none was given.
+    log_probs_BT: float32, of the targets, if there were any.
+    log_z_BT: float32, the log-normaliser of each position, likewise.
   """
 
   hidden_BTD: jax.Array
-  logits_BTV: jax.Array
+  logits_BTV: jax.Array | None
   values_BT: jax.Array | None = None
   cache: Any = None
+  log_probs_BT: jax.Array | None = None
+  log_z_BT: jax.Array | None = None

@@ -319,8 +319,8 @@ def score(model: LanguageModel, params: Params, tokens_BT, weights_BT, *,
   `weights_BT[b, t]` weighs the log-probability of `tokens_BT[b, t]` given the
   tokens before it; the first token has none.
   """
+  targets_BT = jnp.roll(tokens_BT, -1, axis=1)  # Of the last there is none.
   out = model.forward(params, tokens_BT, positions_BT=positions_BT,
-                      segments_BT=segments_BT)
-  log_probs, _ = masked.token_log_probs(
-      out.logits_BTV[:, :-1], tokens_BT[:, 1:])
-  return jnp.sum(log_probs * weights_BT[:, 1:], axis=-1)
+                      segments_BT=segments_BT, targets_BT=targets_BT)
+  log_probs_BT, _ = masked.target_log_probs(out, targets_BT)
+  return jnp.sum(log_probs_BT[:, :-1] * weights_BT[:, 1:], axis=-1)

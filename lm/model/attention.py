@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lm import sharding
 from lm.model import layers
+from lm.model import splash
 from lm.model.config import ModelConfig
 from lm.model.dot import activation_dtype, compute_dtype, dot
 
@@ -30,7 +31,8 @@ def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
   """Reference attention; softmax in float32.
 
   Args:
-    q_BTNH: queries in the compute dtype; k_BKSH, v_BKSH: keys and values.
+    q_BTNH: queries in the compute dtype, already scaled.
+    k_BKSH, v_BKSH: keys and values.
     mask_BTS: bool, which keys a query sees; one that sees none averages all.
 
   Returns:
@@ -41,8 +43,7 @@ def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
   grouped = ("batch", "length", "kv_heads", None, None)
   shape = (b, t, kv, n // kv, h)
   q_BTKGH = jax.lax.reshape(
-      q_BTNH * h ** -0.5, shape,
-      out_sharding=sharding.out_spec(grouped, shape))
+      q_BTNH, shape, out_sharding=sharding.out_spec(grouped, shape))
   out_BTKGH = _attend(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)
   return jax.lax.reshape(
       out_BTKGH, (b, t, n, h),
@@ -104,6 +105,14 @@ def _attend_backward(saved, g_BTKGH):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+def use_kernel(config: ModelConfig, length: int, *, cached: bool) -> bool:
+  """Whether rows of `length` attend by the TPU's kernel, or by `attend`."""
+  if config.attention == "auto":
+    return (sharding.platform() == "tpu" and not cached
+            and splash.supported(length))
+  return config.attention == "splash" and not cached
+
+
 class Attention(nn.Module):
   """Projects, rotates, attends, projects back.
 
@@ -113,8 +122,12 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, *, table, mask_BTS, kv=None, cursor=None):
-    """`kv`: this layer's cached keys and values, or None; given back."""
+  def __call__(self, x_BTD, *, table, mask_BTS, segments_BT, kv=None,
+               cursor=None):
+    """`kv`: this layer's cached keys and values, or None; given back.
+
+    `mask_BTS`: of `make_mask`; None to attend by the kernel (`use_kernel`).
+    """
     c = self.config
     d, n, k, h = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
     init = layers.kernel_init(d)
@@ -128,31 +141,42 @@ class Attention(nn.Module):
     heads = "heads" if group is not None else None
     kv_heads = "kv_heads" if group is not None else None
     dtype, wide = compute_dtype(c.dtype), activation_dtype(c.dtype)
-    q_BTNH = dot(x_BTD, sharding.shard(wq, None, heads, None),
-                 out=("batch", "length", heads, None), dtype=wide)
-    k_BTKH = dot(x_BTD, sharding.shard(wk, None, kv_heads, None),
-                 out=("batch", "length", kv_heads, None), dtype=wide)
-    v_BTKH = dot(x_BTD, sharding.shard(wv, None, kv_heads, None),
-                 out=("batch", "length", kv_heads, None), dtype=dtype)
+    x_BTD = sharding.shard(x_BTD, *layers.WHOLE)
+
+    def project(w, names, dtype):
+      return dot(x_BTD, w, layout=(None, names, None), dtype=dtype,
+                 out=("batch", "length", names, None), ring=c.ring)
+
+    q_BTNH = project(wq, heads, wide)
+    k_BTKH = project(wk, kv_heads, wide)
+    v_BTKH = project(wv, kv_heads, dtype)
     if c.qk_norm:
       ones = nn.initializers.ones
       q_scale = self.param("q_norm", ones, (h,))
       k_scale = self.param("k_norm", ones, (h,))
       q_BTNH = layers.rms_norm(q_BTNH, q_scale, c.norm_eps, wide)
       k_BTKH = layers.rms_norm(k_BTKH, k_scale, c.norm_eps, wide)
-    q_BTNH = checkpoint_name(layers.rope(q_BTNH, table, dtype), "q")
+    scaled = tuple(y * h ** -0.5 for y in table)  # Rather than all scores.
+    q_BTNH = checkpoint_name(layers.rope(q_BTNH, scaled, dtype), "q")
     k_BTKH = checkpoint_name(layers.rope(k_BTKH, table, dtype), "k")
     v_BTKH = checkpoint_name(v_BTKH, "v")
 
-    k_BKSH, v_BKSH = (
-        sharding.shard(jnp.swapaxes(y, 1, 2), "batch", kv_heads, None, None)
-        for y in (k_BTKH, v_BTKH))
+    k_BKSH, v_BKSH = (jnp.swapaxes(y, 1, 2) for y in (k_BTKH, v_BTKH))
+    if mask_BTS is None:
+      out_BTNH = splash.attend(q_BTNH, k_BKSH, v_BKSH, segments_BT,
+                               segments_BT, window=c.window)
+      return self._out(out_BTNH, wo, heads), None
+    k_BKSH, v_BKSH = (sharding.shard(y, "batch", kv_heads, None, None)
+                      for y in (k_BKSH, v_BKSH))
     if kv is not None:
       kv = k_BKSH, v_BKSH = tuple(
           jax.lax.dynamic_update_slice(
               old, new.astype(old.dtype), (0, 0, cursor, 0))
           for old, new in zip(kv, (k_BKSH, v_BKSH), strict=True))
     out_BTNH = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
-    out_BTD = dot(out_BTNH, sharding.shard(wo, heads, None, None), 2,
-                  out=layers.ACTIVATION, dtype=wide)
-    return out_BTD, kv
+    return self._out(out_BTNH, wo, heads), kv
+
+  def _out(self, x_BTNH, wo, heads):
+    c = self.config
+    return dot(x_BTNH, wo, 2, layout=(heads, None, None), ring=c.ring,
+               out=layers.ACTIVATION, dtype=activation_dtype(c.dtype))

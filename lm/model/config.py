@@ -30,7 +30,11 @@ class ModelConfig:
     norm_eps: of RMSNorm (1910.07467).
     scalar_head: also hold a scalar head (value, reward).
     vocab_multiple: the padded vocabulary is a multiple of this.
+    attention: 'reference', 'splash' (the TPU's kernel; not for decoding) or
+      'auto': by platform.
     remat: what the backward pass recomputes: see `transformer.REMAT`.
+    ring: None, or the groups in which gradients are summed over the fsdp axis:
+      see `sharding.reduce_scatter`.
     unroll: layers per scan iteration; None: all on CPU, 1 elsewhere.
     dtype: matmul input dtype: 'auto', 'bfloat16' or 'float32'.
   """
@@ -52,7 +56,9 @@ class ModelConfig:
   norm_eps: float = 1e-5
   scalar_head: bool = False
   vocab_multiple: int = 128
+  attention: str = "auto"
   remat: str = "none"
+  ring: int | None = None
   unroll: int | None = None
   dtype: str = "auto"
 
@@ -71,6 +77,9 @@ class ModelConfig:
     if self.dtype not in ("auto", "bfloat16", "float32"):
       raise UserError(
           f"model.dtype={self.dtype!r}: choose auto, bfloat16 or float32")
+    if self.attention not in ("auto", "reference", "splash"):
+      raise UserError(f"model.attention={self.attention!r}: choose auto,"
+                      " reference or splash")
     if self.rope_scaling is not None:
       object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
 

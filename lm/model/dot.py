@@ -12,14 +12,13 @@ import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from lm import sharding
 
 
 @functools.cache
-def _fast_bfloat16() -> bool:
-  if jax.default_backend() != "cpu":
-    return True
+def _fast_bfloat16_on_cpu() -> bool:
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as f:
       flags = f.read()
@@ -31,7 +30,8 @@ def _fast_bfloat16() -> bool:
 def compute_dtype(name: str):
   """The dtype of matmul inputs: 'float32', 'bfloat16', or 'auto'."""
   if name == "auto":
-    name = "bfloat16" if _fast_bfloat16() else "float32"
+    slow = sharding.platform() == "cpu" and not _fast_bfloat16_on_cpu()
+    name = "float32" if slow else "bfloat16"
   return jnp.dtype(name)
 
 
@@ -41,14 +41,14 @@ def activation_dtype(name: str):
   A TPU rounds to the compute dtype inside the product; on a CPU that would be
   one more pass over memory, so activations stay float32 there.
   """
-  if jax.default_backend() == "cpu":
+  if sharding.platform() == "cpu":
     return jnp.dtype(jnp.float32)
   return compute_dtype(name)
 
 
 def _one_cpu() -> bool:
   mesh = jax.sharding.get_abstract_mesh()
-  return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
+  return sharding.platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def _spec(x):
@@ -59,7 +59,7 @@ def _spec(x):
 
 
 def _general(x, y, contract, out):
-  if jax.default_backend() == "cpu" and not _one_cpu():
+  if sharding.platform() == "cpu" and not _one_cpu():
     # XLA:CPU refuses some bfloat16 products ("DotThunk: BF16 x BF16 = F32").
     # Pretended devices are for trying a mesh, not for speed.
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
@@ -77,44 +77,58 @@ def _weight_gradient_cpu(x_MC, g_MO):
   return with_layout_constraint(dw, Layout((0, 1)))
 
 
-def dot(x, w, num_contract: int = 1, *, out=(), dtype=None):
+def dot(x, w, num_contract: int = 1, *, layout=(), out=(), dtype=None,
+        ring: int | None = None):
   """Contracts the last dimensions of `x` with the first of `w`.
+
+  The kernel is cast and then gathered to the layout it is worked with; its
+  gradient goes back the same way, summed over the devices in
+  the dtype of `x` on TPU, in float32 on CPU.
 
   Args:
     x: [B, T, *C] activations in the compute dtype.
     w: [*C, *O] a kernel (float32; cast to the dtype of `x`).
     num_contract: how many dimensions C has.
+    layout: dimension names of the kernel while it is worked with.
     out: dimension names of the result (see `sharding.AxisRules`).
     dtype: of the result; by default that of `x` (accumulation is float32).
+    ring: see `sharding.reduce_scatter`.
 
   Returns:
     [B, T, *O].
   """
   shape = x.shape[:-num_contract] + w.shape[num_contract:]
   out = sharding.out_spec(out, shape) if out else None
-  return _dot(x, w, num_contract, out, jnp.dtype(dtype or x.dtype))
+  return _dot(x, w, num_contract, layout, out, jnp.dtype(dtype or x.dtype),
+              ring)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _dot(x, w, num_contract, out, dtype):
-  return _forward(x, w, num_contract, out, dtype)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
+def _dot(x, w, num_contract, layout, out, dtype, ring):
+  return _forward(x, w, num_contract, layout, out, dtype, ring)[0]
 
 
-def _forward(x, w, num_contract, out, dtype):
-  w_cast = w.astype(x.dtype)
+def _work(w, layout, dtype):
+  """The kernel, ready to be multiplied by."""
+  w = w.astype(dtype)
+  return sharding.shard(w, *layout) if layout else w
+
+
+def _forward(x, w, num_contract, layout, out, dtype, ring):
+  del ring
   n = num_contract
   if _one_cpu():
-    c = math.prod(w.shape[:n])
+    w_cast, c = w.astype(x.dtype), math.prod(w.shape[:n])
     y = _general(x.reshape(-1, c), w_cast.reshape(c, -1), ((1,), (0,)), None)
     y = y.reshape(x.shape[:-n] + w.shape[n:])
-  else:
-    lhs = tuple(range(x.ndim - n, x.ndim))
-    y = _general(x, w_cast, (lhs, tuple(range(n))), out)
-  # An empty array carries the kernel's dtype to the backward pass.
-  return y.astype(dtype), (x, w_cast, jnp.zeros((0,), w.dtype))
+    # An empty array carries the kernel's dtype to the backward pass.
+    return y.astype(dtype), (x, w_cast, jnp.zeros((0,), w.dtype))
+  lhs = tuple(range(x.ndim - n, x.ndim))
+  y = _general(x, _work(w, layout, x.dtype), (lhs, tuple(range(n))), out)
+  return y.astype(dtype), (x, w, jnp.zeros((0,), w.dtype))
 
 
-def _backward(num_contract, out, dtype, saved, g):
+def _backward(num_contract, layout, out, dtype, ring, saved, g):
   del out, dtype
   x, w, like = saved
   g = g.astype(x.dtype)
@@ -123,14 +137,61 @@ def _backward(num_contract, out, dtype, saved, g):
     c = math.prod(w.shape[:n])
     x_MC, g_MO = x.reshape(-1, c), g.reshape(-1, w.size // c)
     dx = _general(g_MO, w.reshape(c, -1), ((1,), (1,)), None)
-    dw = _weight_gradient_cpu(x_MC, g_MO)
+    dw = _weight_gradient_cpu(x_MC, g_MO).reshape(w.shape)
   else:
-    lead = tuple(range(x.ndim - n))
-    g_out = tuple(range(x.ndim - n, g.ndim))
-    dx = _general(g, w, (g_out, tuple(range(n, w.ndim))), _spec(x))
-    dw = _general(x, g, (lead, lead), _spec(w))
-  return dx.reshape(x.shape).astype(x.dtype), dw.reshape(w.shape).astype(
-      like.dtype)
+    lead = x.ndim - n
+    g_out = tuple(range(lead, g.ndim))
+    if _spec(x) is not None:  # The residual stream's rows lie otherwise.
+      g = jax.sharding.reshard(g, P(*_spec(x)[:lead], *_spec(g)[lead:]))
+    dx = _general(g, _work(w, layout, x.dtype),
+                  (g_out, tuple(range(n, w.ndim))), _spec(x))
+    dw = _weight_gradient(x, g, n, _spec(w), ring)
+  return dx.reshape(x.shape).astype(x.dtype), dw.astype(like.dtype)
+
+
+def _weight_gradient(x, g, num_contract, spec, ring):
+  """x^T g, summed over the devices that hold other rows, laid out as `spec`."""
+  lead = tuple(range(x.ndim - num_contract))
+  contract = (lead, lead)
+  if spec is None:
+    return _general(x, g, contract, None)
+  rows = _spec(x)[:len(lead)]
+
+  def local(x, g):
+    dw = _general(x, g, contract, None)
+    return sum_gradient(dw, rows, spec, dtype=x.dtype, ring=ring)
+
+  return jax.shard_map(local, in_specs=(_spec(x), _spec(g)), out_specs=spec,
+                       check_vma=False)(x, g)
+
+
+def sum_gradient(d, rows, layout, *, dtype, ring):
+  """This device's part of a kernel's gradient; for use inside `shard_map`.
+
+  Args:
+    d: float32, what this device's rows add; whole over `rows`.
+    rows: entries of the partition of the rows.
+    layout: the kernel's partition; all but `rows` is done already.
+    dtype: on TPU sums travel in it, half the bytes; on CPU in float32.
+    ring: see `sharding.reduce_scatter`.
+  """
+  rest = _axes(rows)
+  if rest and sharding.platform() != "cpu":
+    d = d.astype(dtype)
+  for dimension, entry in enumerate(layout):
+    for axis in _axes([entry]):
+      if axis in rest:
+        d = sharding.reduce_scatter(d, axis, dimension, ring=ring)
+        rest.remove(axis)
+      elif axis in sharding.RULES.embed:  # All have the same rows.
+        d = sharding.own_part(d, axis, dimension)
+  return jax.lax.psum(d, tuple(rest)) if rest else d
+
+
+def _axes(entries) -> list[str]:
+  """The mesh axes among the entries of a partition."""
+  return [a for e in entries if e is not None
+          for a in (e if isinstance(e, tuple) else (e,))]
 
 
 _dot.defvjp(_forward, _backward)

@@ -6,12 +6,15 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+import numpy as np
 
 from lm import sharding
 from lm.model.config import ModelConfig
 from lm.model.dot import activation_dtype, compute_dtype, dot
 
-ACTIVATION = ("batch", "length", None)
+# The residual stream, and what a layer works on.
+ACTIVATION = ("batch", "sequence", None)
+WHOLE = ("batch", "length", None)
 
 
 def kernel_init(fan_in: int, scale: float = 1.0):
@@ -60,9 +63,17 @@ def rope(x_BTNH, table, dtype):
   """Rotates the halves of the head dimension by the angles of `table`.
 
   Written as a reversal of an axis of two rather than as a concatenation, which
-  a CPU would not vectorise; the gradient is the inverse rotation.
+  a CPU would not vectorise; on a TPU, whose vectors are as long as a head, as a
+  product with a signed permutation. The gradient is the inverse rotation.
   """
   b, t, n, h = x_BTNH.shape
+  if sharding.platform() != "cpu":
+    cos, sin = (jnp.concatenate([y, y], -1)[:, :, None] for y in table)
+    swap_HJ = np.eye(h, k=-(h // 2)) - np.eye(h, k=h // 2)
+    x_BTNH = x_BTNH.astype(dtype)
+    swapped = jnp.einsum("BTNH,JH->BTNJ", x_BTNH, jnp.asarray(swap_HJ, dtype),
+                         preferred_element_type=jnp.float32)
+    return (x_BTNH * cos + swapped * sin).astype(dtype)
   cos, sin = (y[:, :, None, None, :] for y in table)
   sin = sin * jnp.array([-1.0, 1.0])[:, None]
   x = x_BTNH.astype(jnp.float32).reshape(b, t, n, 2, h // 2)
@@ -96,16 +107,15 @@ class Mlp(nn.Module):
         "down", kernel_init(c.d_mlp, (2 * c.num_layers) ** -0.5),
         (c.d_mlp, c.d_model))
     hidden = ("batch", "length", "mlp")
-    dtype = activation_dtype(c.dtype)
-    gate_BTF = dot(x_BTD, sharding.shard(gate, None, "mlp"), out=hidden,
-                   dtype=dtype)
-    up_BTF = dot(x_BTD, sharding.shard(up, None, "mlp"), out=hidden,
-                 dtype=dtype)
+    wide = functools.partial(
+        dot, dtype=activation_dtype(c.dtype), ring=c.ring)
+    x_BTD = sharding.shard(x_BTD, *WHOLE)
+    gate_BTF = wide(x_BTD, gate, layout=(None, "mlp"), out=hidden)
+    up_BTF = wide(x_BTD, up, layout=(None, "mlp"), out=hidden)
     gate_BTF = checkpoint_name(gate_BTF, "mlp_gate")
     up_BTF = checkpoint_name(up_BTF, "mlp_up")
     h_BTF = _swiglu(gate_BTF, up_BTF, compute_dtype(c.dtype))
-    return dot(h_BTF, sharding.shard(down, "mlp", None), out=ACTIVATION,
-               dtype=dtype)
+    return wide(h_BTF, down, layout=("mlp", None), out=ACTIVATION)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -6,19 +6,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import sharding
-from lm.model import layers
-from lm.model.attention import Attention, make_mask
+from lm import masked, sharding
+from lm.model import layers, unembed
+from lm.model.attention import Attention, make_mask, use_kernel
 from lm.model.cache import Cache
 from lm.model.config import ModelConfig
 from lm.model.dot import activation_dtype, dot
+from lm.model.embedding import Head, Table
 from lm.types import Output, Params, UserError
 
 _save = jax.checkpoint_policies.save_only_these_names
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "save_qk": _save("q", "k"),
     "save_qkv": _save("q", "k", "v"),
+    "save_attention": _save("q", "k", "v", "attention"),
     "save_matmuls": _save("q", "k", "v", "mlp_gate", "mlp_up"),
 }
 
@@ -47,11 +50,11 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, kv, table, mask_BTS, cursor):
+  def __call__(self, x_BTD, kv, table, mask_BTS, segments_BT, cursor):
     c = self.config
     h_BTD = layers.RMSNorm(c, name="attention_norm")(x_BTD)
     h_BTD, kv = Attention(c, name="attention")(
-        h_BTD, table=table, mask_BTS=mask_BTS, kv=kv,
+        h_BTD, table=table, mask_BTS=mask_BTS, segments_BT=segments_BT, kv=kv,
         cursor=cursor)
     x_BTD = x_BTD + h_BTD
     h_BTD = layers.RMSNorm(c, name="mlp_norm")(x_BTD)
@@ -75,7 +78,8 @@ def _init_blocks(key, config: ModelConfig):
   block = Block(config, parent=None)
   x_BTD = jnp.zeros((1, 1, config.d_model), activation_dtype(config.dtype))
   angles = jnp.zeros((1, 1, config.head_dim // 2))
-  args = (x_BTD, None, (angles, angles), jnp.ones((1, 1, 1), bool), 0)
+  args = (x_BTD, None, (angles, angles), jnp.ones((1, 1, 1), bool),
+          jnp.ones((1, 1), jnp.int32), 0)
   keys = jax.random.split(key, config.num_layers)
   return jax.vmap(lambda k: block.init(k, *args)["params"])(keys)
 
@@ -93,7 +97,7 @@ def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
 
   if c.remat != "none":
     apply = jax.checkpoint(apply, policy=REMAT[c.remat], prevent_cse=False)
-  on_cpu = jax.default_backend() == "cpu"
+  on_cpu = sharding.platform() == "cpu"
   unroll = c.unroll or (c.num_layers if on_cpu else 1)
   if kv is None and unroll < c.num_layers:
     x_BTD, _ = jax.lax.scan(
@@ -118,7 +122,8 @@ class Transformer(nn.Module):
           f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
     self.layers = self.param("layers", _init_blocks, c)
     self.embed = Table(c)
-    self.final_norm = layers.RMSNorm(c)
+    # Outside of the layers, which `remat` looks after.
+    self.final_norm = nn.remat(layers.RMSNorm)(c)
     if not c.tied:
       self.head = Head(c)
     if c.scalar_head:
@@ -138,11 +143,13 @@ class Transformer(nn.Module):
           for old, new in ((cache.positions_BS, positions_BT),
                            (cache.segments_BS, segments_BT)))
       kv = list(zip(cache.k_BKSH, cache.v_BKSH, strict=True))
-    mask_BTS = make_mask(
-        positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
-        sharding.shard(k_segments, "batch", None), c.window)
+    mask_BTS = None
+    if not use_kernel(c, tokens_BT.shape[1], cached=cache is not None):
+      mask_BTS = make_mask(
+          positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
+          sharding.shard(k_segments, "batch", None), c.window)
     x_BTD, kv = _apply_blocks(
-        c, self.layers, x_BTD, kv, table, mask_BTS, cursor)
+        c, self.layers, x_BTD, kv, table, mask_BTS, segments_BT, cursor)
     x_BTD = self.final_norm(x_BTD)
     if cache is not None:
       cache = Cache(*map(tuple, zip(*kv, strict=True)), k_positions,
@@ -152,8 +159,9 @@ class Transformer(nn.Module):
   def logits(self, x_BTD):
     c = self.config
     kernel_DV = self.embed.kernel() if c.tied else self.head.kernel()
-    logits_BTV = dot(x_BTD, kernel_DV, out=("batch", "length", "vocab"),
-                     dtype=jnp.float32)
+    logits_BTV = dot(
+        sharding.shard(x_BTD, *layers.WHOLE), kernel_DV, layout=(None, "vocab"),
+        out=("batch", "length", "vocab"), dtype=jnp.float32, ring=c.ring)
     if c.logit_cap is not None:
       logits_BTV = c.logit_cap * jnp.tanh(logits_BTV / c.logit_cap)
     if c.padded_vocab != c.vocab_size:
@@ -161,49 +169,26 @@ class Transformer(nn.Module):
       logits_BTV = jnp.where(ids < c.vocab_size, logits_BTV, -1e9)
     return logits_BTV
 
+  def log_probs(self, x_BTD, targets_BT):
+    """Of the targets, and the log-normalisers; see `masked.token_log_probs`."""
+    c = self.config
+    if unembed.fits(targets_BT, c.padded_vocab):
+      return masked.token_log_probs(self.logits(x_BTD), targets_BT)
+    return unembed.token_log_probs(
+        x_BTD, self.embed.kernel() if c.tied else self.head.kernel(),
+        targets_BT, vocab_size=c.vocab_size, logit_cap=c.logit_cap, ring=c.ring)
+
   def values(self, x_BTD):
     return self.value(x_BTD)
 
-  def __call__(self, tokens_BT, positions_BT, segments_BT, cache=None):
+  def __call__(self, tokens_BT, positions_BT, segments_BT, cache=None,
+               targets_BT=None):
     x_BTD, cache = self.hidden(tokens_BT, positions_BT, segments_BT, cache)
     values = self.values(x_BTD) if self.config.scalar_head else None
-    return Output(x_BTD, self.logits(x_BTD), values, cache)
-
-
-class Table(nn.Module):
-  """The embedding table [V, D]; scaled so that activations start at 1."""
-  config: ModelConfig
-
-  def setup(self):
-    c = self.config
-    self.table = self.param(
-        "table", nn.initializers.normal(c.d_model ** -0.5 if c.tied else 1.0),
-        (c.padded_vocab, c.d_model))
-
-  def __call__(self, tokens_BT):
-    c = self.config
-    # Gathering from a table sharded over D makes XLA rematerialise it.
-    table = sharding.shard(self.table, "vocab", None)
-    shape = (*tokens_BT.shape, c.d_model)
-    x_BTD = table.at[tokens_BT].get(
-        out_sharding=sharding.out_spec(layers.ACTIVATION, shape), mode="clip")
-    return x_BTD.astype(activation_dtype(c.dtype))
-
-  def kernel(self):
-    return sharding.shard(self.table, "vocab", None).T
-
-
-class Head(nn.Module):
-  """The untied LM head [D, V]."""
-  config: ModelConfig
-
-  def setup(self):
-    c = self.config
-    self.w = self.param("kernel", layers.kernel_init(c.d_model),
-                        (c.d_model, c.padded_vocab))
-
-  def kernel(self):
-    return sharding.shard(self.w, None, "vocab")
+    if targets_BT is None:
+      return Output(x_BTD, self.logits(x_BTD), values, cache)
+    log_probs = self.log_probs(x_BTD, targets_BT)
+    return Output(x_BTD, None, values, cache, *log_probs)
 
 
 class ScalarHead(nn.Module):
@@ -262,7 +247,8 @@ class LanguageModel:
     return positions_BT, segments_BT
 
   def forward(self, params: Params, tokens_BT, *, positions_BT=None,
-              segments_BT=None, cache: Cache | None = None) -> Output:
+              segments_BT=None, cache: Cache | None = None,
+              targets_BT=None) -> Output:
     """Logits (and values) of every position; see `types.Output`.
 
     Args:
@@ -272,9 +258,12 @@ class LanguageModel:
       segments_BT: int32, 0 = padding; all 1 by default. With a cache, 1 for
         tokens and 0 for slots to leave empty.
       cache: keys and values so far; the new tokens are written after them.
+      targets_BT: int32; if given, their log-probabilities are made instead of
+        logits, which may be too many to hold.
     """
     places = self._places(tokens_BT, positions_BT, segments_BT)
-    return self.module.apply({"params": params}, tokens_BT, *places, cache)
+    return self.module.apply(
+        {"params": params}, tokens_BT, *places, cache, targets_BT)
 
   def hidden(self, params: Params, tokens_BT, *, positions_BT=None,
              segments_BT=None, cache: Cache | None = None):

@@ -31,8 +31,7 @@ def token_terms(
     output: Output, batch: Batch, *, z_loss: float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The next-token loss and metrics of a forward pass already made."""
-  log_probs_BT, log_z_BT = masked.token_log_probs(
-      output.logits_BTV, batch.targets_BT)
+  log_probs_BT, log_z_BT = masked.target_log_probs(output, batch.targets_BT)
   nll = -common.share(batch, log_probs_BT)
   metrics = {
       "loss": nll,

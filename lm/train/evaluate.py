@@ -34,8 +34,8 @@ def bits_per_byte(
 
   @jax.jit
   def one(params, batch, bytes_BT):
-    log_probs_BT, _ = masked.token_log_probs(
-        apply(params, batch).logits_BTV, batch.targets_BT)
+    log_probs_BT, _ = masked.target_log_probs(
+        apply(params, batch), batch.targets_BT)
     mask_BT = (batch.weights_BT > 0).astype(jnp.float32)
     return jnp.stack([-jnp.sum(log_probs_BT * mask_BT), jnp.sum(mask_BT),
                       jnp.sum(bytes_BT * mask_BT)])

@@ -1,6 +1,6 @@
 """One training step: gradients over microbatches, clipping, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(
     loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict]],
     tx: optax.GradientTransformation, *, seed: int, microbatches: int = 1,
+    compiler_options: Mapping[str, str] | None = None,
 ) -> Step:
   """The jitted step `(state, batch) -> (state, metrics)`; it donates `state`.
 
@@ -31,6 +32,7 @@ def make_step(
     tx: the optimizer.
     seed: of all randomness inside the step.
     microbatches: parts of the batch that are worked on one after another.
+    compiler_options: flags of the TPU compiler; left out on other platforms.
 
   Returns:
     The step. Its metrics are float32 scalars on the device, with `grad_norm`
@@ -54,7 +56,10 @@ def make_step(
     metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
     return TrainState(state.step + 1, params, opt_state), metrics
 
-  return jax.jit(step, donate_argnums=0)
+  options = dict(compiler_options or {})
+  if sharding.platform() != "tpu":
+    options = {}
+  return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def _accumulate(grad_fn, params, batch, rng, microbatches):
@@ -134,6 +139,24 @@ def abstract_state(
   """Shapes and layout of `init_state`'s result under the set mesh."""
   return jax.eval_shape(
       lambda: build_state(model.init(jax.random.key(0)), tx))
+
+
+def abstract_batch(
+    rows: int, length: int, extra: Sequence[str] = ()
+) -> Batch:
+  """Shapes and layout of a batch on the set mesh.
+
+  Args:
+    rows: of the global batch.
+    length: tokens of a row.
+    extra: names in `Batch.extra` of float32 [B, T].
+  """
+  layout = _layout((rows, length), 1, jax.sharding.get_mesh(), sharding.RULES)
+  like = lambda dtype: jax.ShapeDtypeStruct(  # noqa: E731
+      (rows, length), dtype, sharding=layout)
+  ints, floats = like(jnp.int32), like(jnp.float32)
+  return Batch(ints, ints, floats, ints, ints,
+               extra={name: floats for name in extra})
 
 
 def state_of(params: Params, tx: optax.GradientTransformation) -> TrainState:
