@@ -35,6 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   _add_corpus(commands)
   _add_sample(commands)
   _add_ablate(commands)
+  _add_plan(commands)
   args, args.rest = parser.parse_known_args(argv)
   for item in args.rest:
     if not (args.takes_overrides and item.startswith("--config.")):
@@ -250,6 +251,61 @@ def _ablate(args) -> int:
   for line in ablate.surprises(table):
     console.print(f"unexpected: {line}", style="red")
   return 1 if ablate.surprises(table) else 0
+
+
+def _add_plan(commands) -> None:
+  parser = _add(
+      commands, "plan", _plan,
+      "Compiles a config's training step for a TPU slice that need not be"
+      " there, by the real compiler, and says whether it fits, how fast it"
+      " would be (modelled), what holds it up and what it would cost. Exits"
+      " with 1 if it does not fit. --config.KEY=VALUE changes the config.",
+      takes_overrides=True)
+  parser.add_argument("--config", help="a config file of a training stage")
+  parser.add_argument("--topology", help=(
+      "a slice: v5p:8x8x8, or by Google Cloud's name, v5p-1024; by default the"
+      " one that the config is meant for"))
+  parser.add_argument("--slices", type=int, help="how many of it")
+  parser.add_argument("--json", help="a file to write the plan to")
+  parser.add_argument("--decode", metavar="ROWSxLENGTH", help=(
+      "plan decoding instead: prefill, and a step with a cache of LENGTH"))
+  parser.add_argument("--search", action="store_true", help=(
+      "try meshes, rematerialisation, microbatches and compiler options, and"
+      " rank what fits"))
+  parser.add_argument("--limit", type=int, default=24,
+                      help="how many to compile with --search, by default 24")
+  parser.add_argument("--hlo", metavar="FILE", help=(
+      "read anybody's compiled text (compiled.as_text()) instead of a config"))
+  parser.add_argument("--record", nargs="+", metavar="CONFIG", help=(
+      "plan these configs for what they are meant for; write docs/plans and"
+      " their docstrings"))
+
+
+def _plan(args) -> int:
+  from lm.launch.plan import command
+  from lm.launch.plan import record
+  sys.path.insert(0, str(pathlib.Path.cwd()))  # As for `ablate`.
+  if args.record:
+    return record.refresh(args.record, lambda line: print(line, flush=True))
+  if args.hlo:
+    if not args.topology:
+      raise UserError("--hlo needs --topology, what it was compiled for")
+    command.of_text(args.hlo, args.topology, slices=args.slices or 1)
+    return 0
+  if not args.config:
+    raise UserError("--config=FILE is needed, for instance"
+                    " --config=configs/pretrain/llama2_7b.py, or --hlo=FILE")
+  topology, slices = args.topology, args.slices or 1
+  if not topology:
+    topology, slices = record.target(args.config)
+    slices = args.slices or slices
+  if args.search:
+    from lm.launch.plan import search
+    return search.run(args.config, topology, slices=slices,
+                      limit=args.limit, overrides=args.rest)
+  return command.status(command.child(
+      args.config, topology, slices=slices, json=args.json,
+      decode=args.decode, overrides=args.rest))
 
 
 if __name__ == "__main__":

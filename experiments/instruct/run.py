@@ -29,7 +29,6 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   vocab, length = before.vocab, config["length"]
   specs = config["data"]["sources"]
   folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
-  net = model.LanguageModel(stage.check_length(before.config, length))
 
   def sources(split):
     folders = stage.first_alone(lambda: mixture.write(
@@ -38,15 +37,22 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
         folders, form="examples", length=length, batch=config["batch"],
         seed=config["seed"], **stage.hosts())
 
-  apply = stage.apply_of(net)
+  made = program(config, before.config)
   stage.Stage(
-      name="instruct", workdir=workdir, config=config, model=net, vocab=vocab,
-      source=mixture.mixed(specs, sources("train")),
-      loss=objectives.next_token(apply, z_loss=config["z_loss"]),
-      evaluate=evaluation(net, vocab, specs, sources("validation"),
+      name="instruct", workdir=workdir, config=config, program=made,
+      vocab=vocab, source=mixture.mixed(specs, sources("train")),
+      evaluate=evaluation(made.model, vocab, specs, sources("validation"),
                           **config["evaluate"]),
       params=lambda: before.params, before=True,
   ).fit()
+
+
+def program(config, before: model.ModelConfig | None = None) -> stage.Program:
+  """The model, which is that of `config.init`, and its loss."""
+  net = model.LanguageModel(stage.check_length(
+      before or stage.base_model(config["init"]), config["length"]))
+  return stage.Program(net, objectives.next_token(
+      stage.apply_of(net), z_loss=config["z_loss"]))
 
 
 def evaluation(net: model.LanguageModel, vocab, specs, sources, *, every: int,
@@ -70,4 +76,4 @@ def evaluation(net: model.LanguageModel, vocab, specs, sources, *, every: int,
 
 
 if __name__ == "__main__":
-  main.main(run)
+  main.main(run, program)

@@ -31,8 +31,6 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
   vocab = stage.first_alone(lambda: stage.call(
       vocabulary, workdir, specs, where="vocab", **config["vocab"]))
-  net = model.LanguageModel(
-      stage.model_config(config["model"], vocab, length=length))
 
   def sources(specs, split):
     folders = stage.first_alone(lambda: mixture.write(
@@ -45,14 +43,27 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   # Held-out text alone: games would flatter the measure.
   held_out = mixture.once(sources(text_of(specs), "validation").values(),
                           batches=config["evaluate"]["batches"])
-  apply = stage.apply_of(net)
+  made = program(config, vocab.size)
   stage.Stage(
-      name="pretrain", workdir=workdir, config=config, model=net, vocab=vocab,
-      source=train_source,
-      loss=objectives.next_token(apply, z_loss=config["z_loss"]),
-      evaluate=train.bits_per_byte(apply, held_out, train.token_bytes(vocab)),
+      name="pretrain", workdir=workdir, config=config, program=made,
+      vocab=vocab, source=train_source,
+      evaluate=train.bits_per_byte(stage.apply_of(made.model), held_out,
+                                   train.token_bytes(vocab)),
       best="bits_per_byte",
   ).fit()
+
+
+def program(config, vocab_size: int | None = None) -> stage.Program:
+  """The model and its loss; the vocabulary's size as the config says it."""
+  config = stage.by_the_dial(config)
+  if vocab_size is None:
+    vocab = config["vocab"]
+    vocab_size = (vocab_lib.load(vocab["path"]).size if vocab["path"]
+                  else vocab["size"])
+  net = model.LanguageModel(stage.model_config(
+      config["model"], vocab_size, length=config["length"]))
+  return stage.Program(net, objectives.next_token(
+      stage.apply_of(net), z_loss=config["z_loss"]))
 
 
 def text_of(specs):
@@ -80,4 +91,4 @@ def vocabulary(workdir: pathlib.Path, specs, *, path: str, size: int,
 
 
 if __name__ == "__main__":
-  main.main(run)
+  main.main(run, program)

@@ -31,8 +31,6 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   before = stage.init_from(config["init"])
   specs, length = config["data"]["sources"], config["length"]
   folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
-  net = model.LanguageModel(stage.check_length(
-      before.config.replace(scalar_head=True), length))
 
   def sources(split):
     folders = stage.first_alone(lambda: mixture.write(
@@ -42,19 +40,28 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
         folders, form="examples", length=length, batch=config["batch"],
         seed=config["seed"], **stage.hosts())
 
-  apply = stage.apply_of(net)
+  made = program(config, before.config)
   held_out = mixture.once(
       [s for s in sources("validation").values() if "values" in s.extra],
       batches=config["evaluate"]["batches"])
   stage.Stage(
-      name="value", workdir=workdir, config=config, model=net,
-      vocab=before.vocab,
-      source=mixture.mixed(specs, sources("train")),
-      loss=objectives.next_token_and_value(
-          apply, value_weight=config["value_weight"], z_loss=config["z_loss"]),
-      evaluate=calibration.values(apply, held_out),
+      name="value", workdir=workdir, config=config, program=made,
+      vocab=before.vocab, source=mixture.mixed(specs, sources("train")),
+      evaluate=calibration.values(stage.apply_of(made.model), held_out),
       best="brier", params=lambda: with_scalar_head(before),
   ).fit()
+
+
+def program(config, before: model.ModelConfig | None = None) -> stage.Program:
+  """The model of `config.init` with a scalar head, and the two losses."""
+  config_of = before or stage.base_model(config["init"])
+  net = model.LanguageModel(stage.check_length(
+      config_of.replace(scalar_head=True), config["length"]))
+  return stage.Program(
+      net, objectives.next_token_and_value(
+          stage.apply_of(net), value_weight=config["value_weight"],
+          z_loss=config["z_loss"]),
+      extra=("values_BT", "value_weights_BT"))
 
 
 def with_scalar_head(loaded: train.Loaded):
@@ -68,4 +75,4 @@ def with_scalar_head(loaded: train.Loaded):
 
 
 if __name__ == "__main__":
-  main.main(run)
+  main.main(run, program)

@@ -4,18 +4,21 @@
         --workdir=runs/tiny --config.seed=1
 
 `run(config, workdir, mesh)` is called with the locked config, the existing
-working folder and the mesh that `config.mesh` asks for, already set. Faults of
+working folder and the mesh that `config.mesh` asks for, already set. With
+--plan=TOPOLOGY it is not called: the step that `program(config)` is made of is
+compiled for a TPU that need not be there (`lm.launch.plan`). Faults of
 the input (`UserError`, a bad flag, an unknown config key, a full disk) end in
 one line on stderr and exit status 2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import errno
 import json
 import os
 import pathlib
 import sys
 import textwrap
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -27,27 +30,47 @@ from lm import sharding
 from lm.launch import config_file
 from lm.launch import runtime
 from lm.launch import supervise
+from lm.launch.plan import topology
 from lm.types import UserError
 
 Run = Callable[[ml_collections.ConfigDict, pathlib.Path, jax.sharding.Mesh],
                object]
+Program = Callable[[Mapping[str, Any]], Any]
+DOES_NOT_FIT_STATUS = 1
 USER_ERROR_STATUS = 2
 
 
-def main(run: Run, argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, prepares JAX and calls `run`; then exits."""
+def main(run: Run, program: Program | None = None,
+         argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, prepares JAX and calls `run`; then exits.
+
+  Args:
+    run: trains.
+    program: config -> `stage.Program`; None if there is no step to plan.
+    argv: by default the process's own.
+  """
   if argv is None:
-    runtime.tune_allocator()
-  sys.exit(execute(run, list(sys.argv if argv is None else argv)))
+    runtime.restart_with(
+        topology.environment() if planning(sys.argv) else runtime.ALLOCATOR)
+  sys.exit(execute(run, list(sys.argv if argv is None else argv), program))
 
 
-def execute(run: Run, argv: Sequence[str]) -> int:
+def planning(argv: Sequence[str]) -> bool:
+  """Whether a command line asks for a plan."""
+  return any(a.lstrip("-").partition("=")[0] == "plan" for a in argv[1:]
+             if a.startswith("-"))
+
+
+def execute(run: Run, argv: Sequence[str],
+            program: Program | None = None) -> int:
   """As `main`, but returns the exit status."""
   try:
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv[1:]):
       sys.stdout.write(help_text(run, argv))
       return 0
     values = parse(argv)
+    if values.plan:
+      return _plan(program, values, _config_path(argv))
     if values.supervise:
       return supervise.supervise(pathlib.Path(values.workdir))
     _execute(run, values)
@@ -94,7 +117,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   if not isinstance(values.config, ml_collections.ConfigDict):
     raise UserError(f"{path}: get_config() must return a ConfigDict, not"
                     f" {type(values.config).__name__}")
-  if not values.workdir:
+  if not values.workdir and not values.plan:
     raise UserError("--workdir=FOLDER is needed, for instance"
                     " --workdir=runs/first (see --help)")
   return values
@@ -126,10 +149,40 @@ def _define(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_integer(
       "process_id", int(os.environ.get("JAX_PROCESS_ID", 0)),
       "Which of them this is, with --coordinator.", flag_values=values)
+  flags.DEFINE_string(
+      "plan", None, "Compile the step for a TPU slice, such as v5p:8x8x8 or"
+      " v5e-256, and say whether it fits, how fast it would be and what it"
+      " would cost; no TPU is needed, nothing is trained.", flag_values=values)
+  flags.DEFINE_integer(
+      "plan_slices", 1, "How many such slices, with --plan.",
+      flag_values=values, lower_bound=1)
+  flags.DEFINE_string(
+      "plan_json", None, "A file to write the plan to, with --plan.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "plan_decode", None, "ROWSxLENGTH: plan decoding so many rows with a"
+      " cache of so many tokens instead, with --plan.", flag_values=values)
   flags.DEFINE_integer(
       "cpu_devices", None, "Pretend that the CPU is so many devices, to try a"
       " pod's mesh on a laptop.", flag_values=values, lower_bound=1)
   return values
+
+
+def _plan(program: Program | None, values: flags.FlagValues,
+          path: str | None) -> int:
+  from lm.launch.plan import decode
+  from lm.launch.plan import planner
+  if program is None:
+    raise UserError("this experiment has no training step to plan: plan a"
+                    " stage that trains, such as experiments.pretrain")
+  about = dict(name=path or "", topology=values.plan,
+               slices=values.plan_slices, json=values.plan_json)
+  if values.plan_decode:
+    fits = decode.run(program, values.config.to_dict(),
+                      decode=values.plan_decode, **about)
+  else:
+    fits = planner.run(program, values.config.to_dict(), **about)
+  return 0 if fits else DOES_NOT_FIT_STATUS
 
 
 def _execute(run: Run, values: flags.FlagValues) -> None:

@@ -4,6 +4,7 @@ This is the one place for process-wide settings. No XLA flag is set here: a flag
 for TPU goes with the compile that needs it, and `XLA_FLAGS` is the user's.
 """
 
+from collections.abc import Mapping
 import os
 import pathlib
 import sys
@@ -13,18 +14,19 @@ import jax
 from lm.types import UserError
 
 
-def tune_allocator() -> None:
-  """Starts the process again with glibc's huge pages, if they are not on.
+# A training step on a CPU takes its scratch memory afresh each time; with small
+# pages the page faults cost more than the arithmetic (2 to 4 times the step,
+# measured). glibc reads the setting only at start-up.
+ALLOCATOR = ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+             if sys.platform == "linux" else {})
 
-  A training step on a CPU takes its scratch memory afresh each time; with small
-  pages the page faults cost more than the arithmetic (2 to 4 times the step,
-  measured). glibc reads the setting only at start-up. No-op elsewhere, and
-  where GLIBC_TUNABLES is already set.
-  """
-  if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
-    return
-  os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+def restart_with(environment: Mapping[str, str]) -> None:
+  """Starts the process again with these variables, unless they are set."""
+  missing = {k: v for k, v in environment.items() if k not in os.environ}
+  if missing:
+    os.environ.update(missing)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def quiet() -> None:

@@ -27,8 +27,10 @@ from lm.types import Batch, Output, Params, TrainState, UserError
 
 # Of every stage's config; an ablation's config has some of its own besides.
 FIELDS = ("seed", "steps", "batch", "length", "microbatches", "mesh",
-          "optimizer", "data", "log_every", "checkpoint", "evaluate")
+          "optimizer", "compiler_options", "data", "log_every", "checkpoint",
+          "evaluate")
 ABLATION_FIELDS = ("experiment", "metric", "expect")
+PLAN_FIELD = "plan"  # Of a pod's config: what it is planned for.
 RESULT = "result.json"
 VOCAB = "vocab.model"
 
@@ -48,7 +50,7 @@ def check(
     UserError: the first that is unknown (with the nearest known) or missing;
       an optimizer that cannot be built.
   """
-  ours = [k for k in config if k not in ABLATION_FIELDS]
+  ours = [k for k in config if k not in (*ABLATION_FIELDS, PLAN_FIELD)]
   check_fields("config", ours, (*FIELDS, *own))
   check_fields("config.data", config["data"], ("folder", "sources"))
   check_fields("config.evaluate", config["evaluate"], tuple(evaluate))
@@ -100,14 +102,14 @@ def by_the_dial(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_config(
-    fields: Mapping[str, Any], vocab: vocab_lib.Vocab, *, length: int = 1
+    fields: Mapping[str, Any], vocab_size: int, *, length: int = 1
 ) -> model_lib.ModelConfig:
   """A model by its named size, by the depth dial, or field by field.
 
   Args:
     fields: {"size": name, ...}, {"depth": layers, ...} or the fields of
       `ModelConfig`; the vocabulary's size need not be among them.
-    vocab: the vocabulary.
+    vocab_size: pieces of the vocabulary.
     length: of the rows that it will be trained on.
 
   Raises:
@@ -115,10 +117,10 @@ def model_config(
   """
   fields = dict(fields)
   size, depth = fields.pop("size", None), fields.pop("depth", None)
-  if fields.setdefault("vocab_size", vocab.size) != vocab.size:
+  if fields.setdefault("vocab_size", vocab_size) != vocab_size:
     raise UserError(
         f"model.vocab_size is {fields['vocab_size']} but the vocabulary has"
-        f" {vocab.size} pieces: leave the field out, or change vocab.size")
+        f" {vocab_size} pieces: leave the field out, or change vocab.size")
   if size and depth:
     raise UserError("model.size and model.depth exclude each other")
   if size:
@@ -182,6 +184,20 @@ def optimizer(fields: Mapping[str, Any], *, steps: int):
   return chain(schedule(fields["learning_rate"], **own), rules=rules, **rest)
 
 
+def compiler_options(text: str) -> dict[str, str]:
+  """Flags of the TPU compiler from "NAME=VALUE NAME=VALUE".
+
+  Raises:
+    UserError: a word of another form.
+  """
+  pairs = [word.partition("=") for word in text.split()]
+  for name, equals, value in pairs:
+    if not (name and equals and value):
+      raise UserError(f"config.compiler_options: {name + equals + value!r} is"
+                      " not of the form NAME=VALUE")
+  return {name: value for name, _, value in pairs}
+
+
 def _parameters(function: Callable[..., Any]) -> list[str]:
   return list(inspect.signature(function).parameters)
 
@@ -200,7 +216,7 @@ def apply_of(
   def apply(params, batch):
     return model.forward(
         params, batch.tokens_BT, positions_BT=batch.positions_BT,
-        segments_BT=batch.segments_BT)
+        segments_BT=batch.segments_BT, targets_BT=batch.targets_BT)
   return apply
 
 
@@ -228,13 +244,7 @@ def init_from(folder: str, *, which: str = "last") -> train.Loaded:
     UserError: none is named, there is none, or it is damaged or without its
       vocabulary.
   """
-  if not folder:
-    raise UserError("config.init is empty: name the --workdir of the stage"
-                    " before, as in --config.init=runs/pretrain")
-  if not os.path.isdir(folder):
-    raise UserError(f"config.init={folder}: no such folder; run the stage"
-                    " before, or name its --workdir")
-  loaded = train.load(folder, which=which)
+  loaded = train.load(_before(folder), which=which)
   if loaded.vocab is None:
     raise UserError(f"{loaded.path} holds no vocabulary: it is of another"
                     " program, or was saved without")
@@ -245,6 +255,49 @@ def init_from(folder: str, *, which: str = "last") -> train.Loaded:
   return loaded
 
 
+def _before(folder: str) -> str:
+  if not folder:
+    raise UserError("config.init is empty: name the --workdir of the stage"
+                    " before, as in --config.init=runs/pretrain")
+  if not os.path.isdir(folder):
+    raise UserError(f"config.init={folder}: no such folder; run the stage"
+                    " before, or name its --workdir")
+  return folder
+
+
+def base_model(folder: str, **changes: Any) -> model_lib.ModelConfig:
+  """The model of the stage before, from its checkpoint's description alone."""
+  _, description = train.find(_before(folder))
+  fields = description["model"] | changes
+  return model_lib.ModelConfig.from_dict(fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a training step is made of: a stage without its data.
+
+  Attributes:
+    model: the model.
+    loss: of `lm.objectives`.
+    extra: fields of `Batch.extra` that the loss reads, float32 [B, T].
+  """
+
+  model: model_lib.LanguageModel
+  loss: objectives.LossFn
+  extra: tuple[str, ...] = ()
+
+  def optimizer(self, config: Mapping[str, Any]):
+    """The optimizer that a stage's config asks for."""
+    return optimizer(config["optimizer"], steps=config["steps"])
+
+  def step(self, config: Mapping[str, Any]) -> train.Step:
+    """The compiled step of a stage's config, with its compiler options."""
+    return train.make_step(
+        self.loss, self.optimizer(config), seed=config["seed"],
+        microbatches=config["microbatches"],
+        compiler_options=compiler_options(config["compiler_options"]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """One stage of training, ready to run.
@@ -253,10 +306,9 @@ class Stage:
     name: of the stage.
     workdir: of the run.
     config: the whole config as a dict, for the record.
-    model: the model.
-    vocab: its vocabulary.
+    program: its model and loss.
+    vocab: the model's vocabulary.
     source: where batches come from.
-    loss: of `lm.objectives`.
     evaluate: params -> numbers, held out.
     best: the metric of `evaluate` that decides which checkpoint is best.
     largest: whether the largest of it is.
@@ -267,10 +319,9 @@ class Stage:
   name: str
   workdir: pathlib.Path
   config: Mapping[str, Any]
-  model: model_lib.LanguageModel
+  program: Program
   vocab: vocab_lib.Vocab
   source: train.Source
-  loss: objectives.LossFn
   evaluate: Callable[[Params], Mapping[str, float]]
   best: str = "loss"
   largest: bool = False
@@ -284,14 +335,12 @@ class Stage:
     the one before training as `before/name`.
     """
     c = self.config
-    tx = optimizer(c["optimizer"], steps=c["steps"])
     checkpointer = self._checkpointer()
     state = train.begin(
-        checkpointer, self.source, model=self.model, tx=tx,
-        key=jax.random.key(c["seed"]), params=self.params)
-    step = train.make_step(
-        self.loss, tx, seed=c["seed"], microbatches=c["microbatches"])
-    state = train.fit(state, self.source, step, c["steps"],
+        checkpointer, self.source, model=self.program.model,
+        tx=self.program.optimizer(c), key=jax.random.key(c["seed"]),
+        params=self.params)
+    state = train.fit(state, self.source, self.program.step(c), c["steps"],
                       self._hooks(checkpointer))
     self._write_result(state)
     return state
@@ -304,14 +353,15 @@ class Stage:
         train.Checkpointer, self.workdir, where="checkpoint",
         vocab_file=vocab_file, best=f"eval/{self.best}", largest=self.largest,
         description={
-            "stage": self.name, "model": self.model.config.to_dict(),
+            "stage": self.name, "model": self.program.model.config.to_dict(),
             "vocab": {"hash": self.vocab.hash, "size": self.vocab.size},
             "config": dict(self.config)},
         **{k: v for k, v in self.config["checkpoint"].items() if k != "every"})
 
   def _hooks(self, checkpointer: train.Checkpointer) -> list[train.Hook]:
     c, every = self.config, self.config["log_every"]
-    flops = self.model.config.flops_per_token(c["length"] / 2, training=True)
+    flops = self.program.model.config.flops_per_token(
+        c["length"] / 2, training=True)
     return [
         train.Progress(flops_per_token=flops, every=every, title=self.name),
         train.JsonLines(self.workdir, every=max(1, every // 5)),
@@ -332,7 +382,7 @@ class Stage:
     if not at[steps]:
       at[steps] = {k: float(v) for k, v in self.evaluate(state.params).items()}
     result = {**at[steps], "steps": steps,
-              "parameters": self.model.config.num_params}
+              "parameters": self.program.model.config.num_params}
     if self.before:
       result |= {f"before/{k}": v for k, v in at[0].items()}
     if jax.process_index() == 0:

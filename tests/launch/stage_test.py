@@ -86,17 +86,17 @@ def test_the_dial_sets_batch_and_rate_only_where_they_are_zero():
 
 def test_models_by_size_depth_and_field():
   vocab = vocab_lib.ByteVocab()
-  by_size = stage.model_config(dict(size="nano", num_layers=3), vocab)
+  by_size = stage.model_config(dict(size="nano", num_layers=3), vocab.size)
   assert (by_size.num_layers, by_size.vocab_size) == (3, vocab.size)
-  assert stage.model_config(dict(depth=3), vocab).d_model == 192
+  assert stage.model_config(dict(depth=3), vocab.size).d_model == 192
   fields = model.size("test", vocab_size=vocab.size).to_dict()
-  assert stage.model_config(fields, vocab).to_dict() == fields
+  assert stage.model_config(fields, vocab.size).to_dict() == fields
   for bad, words in [
       (dict(size="nano", depth=3), "exclude"),
       (dict(size="nano", vocab_size=9), "pieces"),
       (dict(size="nano", widht=9), "widht"),
       (dict(d_model=3), "missing")]:
     with pytest.raises(UserError, match=words):
-      stage.model_config(bad, vocab)
+      stage.model_config(bad, vocab.size)
   with pytest.raises(UserError, match="context of 256"):
-    stage.model_config(dict(size="nano"), vocab, length=257)
+    stage.model_config(dict(size="nano"), vocab.size, length=257)

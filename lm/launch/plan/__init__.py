@@ -1,0 +1,1 @@
+"""What a training step would cost on a TPU, before there is one."""
