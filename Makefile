@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 test lint bench build-files clean
+.PHONY: help venv demo game24 test lint plan bench build-files clean
 SEEDS ?= 0 1 2
 .DEFAULT_GOAL := help
 

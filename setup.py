@@ -38,14 +38,18 @@ REQUIRED = [
 NOTEBOOKS = ["ipykernel>=6.29", "ipython>=8", "nbclient>=0.10",
              "nbformat>=5.10"]
 
+# The TPU compiler, which needs no TPU; of the jax that it is made for.
+PLAN = ["libtpu>=0.0.42,<0.0.43"]
+
 EXTRAS = {
+    "plan": PLAN,
     "tpu": ["jax[tpu]>=0.10,<0.11"],
     "cuda": ["jax[cuda13]>=0.10,<0.11"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "notebooks": NOTEBOOKS,
     "bench": ["torch>=2.5", "transformers>=4.56"],
-    "test": NOTEBOOKS + ["mypy>=1.15,<3", "pytest>=8", "pytest-xdist>=3.6",
-                         "ruff>=0.9,<1"],
+    "test": NOTEBOOKS + PLAN + [
+        "mypy>=1.15,<3", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<1"],
 }
 
 

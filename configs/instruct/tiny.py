@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
   c.length = 128
   c.microbatches = 1
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+  c.compiler_options = ""  # Of the TPU compiler: "NAME=VALUE NAME=VALUE".
   c.z_loss = 0.0
   c.data = dict(
       folder="",

@@ -1,13 +1,14 @@
-"""Llama 2 7B from scratch, for a pod; not run on the machine it was written on.
+"""Llama 2 7B on TPU v5e-256; planned, not run: there was no TPU to run it on.
 
-On every host of a Cloud TPU v5e-256 slice, with the text on a disk that all
-hosts see:
+On every host of the slice, with the text on a disk that all hosts see:
 
     python -m experiments.pretrain.run --config=configs/pretrain/llama2_7b.py
         --workdir=runs/pretrain/llama2_7b --distributed
 
 4 rows of 2,048 tokens a chip, parameters and optimizer sharded over all of
 them, q, k and v saved for the backward pass and the rest computed again.
+
+Planned: not yet.
 """
 
 from configs.pretrain import tiny
@@ -21,7 +22,12 @@ def get_config() -> ConfigDict:
   c.length = 2048
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
   c.z_loss = 1e-4
-  c.model = dict(size="llama2-7b", remat="save_qkv")
+  c.plan = dict(topology="v5e:16x16", slices=1)
+  c.compiler_options = (
+      "xla_tpu_scoped_vmem_limit_kib=32768"
+      " xla_tpu_async_collective_fusion_with_start_done_only=true")
+  c.model = dict(
+      size="llama2-7b", remat="save_qkv", ring=16, attention="auto")
   c.vocab = dict(path="", size=32_000, game24_symbols=False)
   c.data.sources = dict(
       text=dict(kind="text", rate=1.0, path="data/text", holdout=0.001))

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
   c.length = 256  # Tokens of a row.
   c.microbatches = 1
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+  c.compiler_options = ""  # Of the TPU compiler: "NAME=VALUE NAME=VALUE".
   c.z_loss = 0.0
   c.model = dict(size="nano")
   c.vocab = dict(path="", size=2048, game24_symbols=True)

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
   c.length = 108  # Two whole games and a first line, for instance.
   c.microbatches = 1
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+  c.compiler_options = ""  # Of the TPU compiler: "NAME=VALUE NAME=VALUE".
   c.z_loss = 0.0
   c.value_weight = 1.0
   c.data = dict(

@@ -1,0 +1,28 @@
+"""Llama 2 7B on rows of 32,768 tokens, on TPU v5e-256.
+
+On every host:
+
+    python -m experiments.pretrain.run
+        --config=configs/pretrain/llama2_7b_32k.py
+        --workdir=runs/pretrain/llama2_7b_32k --distributed
+
+The length of a row is shared by 8 chips: each works on its part of the
+queries against all keys, which are gathered.
+
+Planned: not yet.
+"""
+
+from configs.pretrain import llama2_7b
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = llama2_7b.get_config()
+  c.batch = 32
+  c.length = 32_768
+  c.steps = 500_000
+  c.mesh = dict(data=1, fsdp=32, context=8, tensor=1)
+  c.model = dict(
+      size="llama2-7b", max_length=32_768, rope_theta=500_000.0, remat="full",
+      ring=None, attention="auto")
+  return c

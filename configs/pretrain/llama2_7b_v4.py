@@ -1,0 +1,24 @@
+"""Llama 2 7B on 128 chips of TPU v4 (v4-256).
+
+On every host:
+
+    python -m experiments.pretrain.run --config=configs/pretrain/llama2_7b_v4.py
+        --workdir=runs/pretrain/llama2_7b_v4 --distributed
+
+4 rows of 4,096 tokens a chip.
+
+Planned: not yet.
+"""
+
+from configs.pretrain import llama2_7b
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = llama2_7b.get_config()
+  c.steps = 950_000
+  c.batch = 512
+  c.length = 4096
+  c.plan = dict(topology="v4:4x4x8", slices=1)
+  c.model.ring = 4
+  return c

@@ -1,0 +1,28 @@
+"""A 1B in a night, on one TPU v6e-8: GPT-2 grade for some hundred dollars.
+
+On the slice's host:
+
+    python -m experiments.pretrain.run --config=configs/pretrain/speedrun_1b.py
+        --workdir=runs/pretrain/speedrun_1b --distributed
+
+20 tokens a parameter. Heads of 128, which is what the matrix unit takes.
+
+Planned: not yet.
+"""
+
+from configs.pretrain import llama2_7b
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = llama2_7b.get_config()
+  c.steps = 40_000
+  c.batch = 256
+  c.length = 2048
+  c.plan = dict(topology="v6e:2x4", slices=1)
+  c.model = dict(
+      depth=26, num_heads=13, num_kv_heads=13, head_dim=128, max_length=2048,
+      remat="save_attention", ring=None, attention="auto")
+  c.vocab.size = 32_768
+  c.optimizer.learning_rate = 6e-4
+  return c
