@@ -155,23 +155,25 @@ def _weight_gradient(x, g, num_contract, spec, ring):
   contract = (lead, lead)
   if spec is None:
     return _general(x, g, contract, None)
-  rows = _spec(x)[:len(lead)]
+  x_spec, g_spec = _spec(x), _spec(g)
+  rows, parts = x_spec[:len(lead)], (*x_spec[len(lead):], *g_spec[len(lead):])
 
   def local(x, g):
     dw = _general(x, g, contract, None)
-    return sum_gradient(dw, rows, spec, dtype=x.dtype, ring=ring)
+    return sum_gradient(dw, rows, parts, spec, dtype=x.dtype, ring=ring)
 
-  return jax.shard_map(local, in_specs=(_spec(x), _spec(g)), out_specs=spec,
+  return jax.shard_map(local, in_specs=(x_spec, g_spec), out_specs=spec,
                        check_vma=False)(x, g)
 
 
-def sum_gradient(d, rows, layout, *, dtype, ring):
+def sum_gradient(d, rows, parts, layout, *, dtype, ring):
   """This device's part of a kernel's gradient; for use inside `shard_map`.
 
   Args:
-    d: float32, what this device's rows add; whole over `rows`.
+    d: float32, what this device's rows add.
     rows: entries of the partition of the rows.
-    layout: the kernel's partition; all but `rows` is done already.
+    parts: the partition of the kernel while it was worked with, and of `d`.
+    layout: the partition of the kernel.
     dtype: on TPU sums travel in it, half the bytes; on CPU in float32.
     ring: see `sharding.reduce_scatter`.
   """
@@ -183,7 +185,7 @@ def sum_gradient(d, rows, layout, *, dtype, ring):
       if axis in rest:
         d = sharding.reduce_scatter(d, axis, dimension, ring=ring)
         rest.remove(axis)
-      elif axis in sharding.RULES.embed:  # All have the same rows.
+      elif axis not in _axes([parts[dimension]]):  # All have the same rows.
         d = sharding.own_part(d, axis, dimension)
   return jax.lax.psum(d, tuple(rest)) if rest else d
 

@@ -80,7 +80,8 @@ def _backward(dtype, ring, saved, g_BTD):
       tokens = jnp.where(tokens < 0, size, tokens)  # Dropped, not from the end.
     d = jnp.zeros((size, table_VD.shape[1]), jnp.float32)
     d = d.at[tokens].add(g.astype(jnp.float32), mode="drop")
-    return sum_gradient(d, rows, layout, dtype=dtype, ring=ring)
+    return sum_gradient(d, rows, (layout[0], None), layout, dtype=dtype,
+                        ring=ring)
 
   d_VD = jax.shard_map(local, in_specs=(P(*rows), P(*rows, None)),
                        out_specs=layout, check_vma=False)(tokens_BT, g_BTD)

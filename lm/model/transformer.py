@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from lm import masked, sharding
@@ -23,6 +24,14 @@ REMAT = {
     "save_qkv": _save("q", "k", "v"),
     "save_attention": _save("q", "k", "v", "attention"),
     "save_matmuls": _save("q", "k", "v", "mlp_gate", "mlp_up"),
+    # To the host's memory, and back in time.
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], offload_src="device",
+        offload_dst="pinned_host",
+        names_which_can_be_offloaded=["layer", "q", "k", "v", "attention"]),
+    "offload_layer": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], offload_src="device",
+        offload_dst="pinned_host", names_which_can_be_offloaded=["layer"]),
 }
 
 # Dimension names of every parameter, by the last part of its path; those of a
@@ -52,6 +61,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, kv, table, mask_BTS, segments_BT, cursor):
     c = self.config
+    x_BTD = checkpoint_name(x_BTD, "layer")
     h_BTD = layers.RMSNorm(c, name="attention_norm")(x_BTD)
     h_BTD, kv = Attention(c, name="attention")(
         h_BTD, table=table, mask_BTS=mask_BTS, segments_BT=segments_BT, kv=kv,
@@ -150,7 +160,7 @@ class Transformer(nn.Module):
           sharding.shard(k_segments, "batch", None), c.window)
     x_BTD, kv = _apply_blocks(
         c, self.layers, x_BTD, kv, table, mask_BTS, segments_BT, cursor)
-    x_BTD = self.final_norm(x_BTD)
+    x_BTD = sharding.shard(self.final_norm(x_BTD), *layers.WHOLE)
     if cache is not None:
       cache = Cache(*map(tuple, zip(*kv, strict=True)), k_positions,
                     k_segments, cursor + tokens_BT.shape[1])
@@ -160,7 +170,7 @@ class Transformer(nn.Module):
     c = self.config
     kernel_DV = self.embed.kernel() if c.tied else self.head.kernel()
     logits_BTV = dot(
-        sharding.shard(x_BTD, *layers.WHOLE), kernel_DV, layout=(None, "vocab"),
+        x_BTD, kernel_DV, layout=(None, "vocab"),
         out=("batch", "length", "vocab"), dtype=jnp.float32, ring=c.ring)
     if c.logit_cap is not None:
       logits_BTV = c.logit_cap * jnp.tanh(logits_BTV / c.logit_cap)

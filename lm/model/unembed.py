@@ -195,8 +195,9 @@ def _local_backward(head, x_BTD, kernel_DV, targets_BT, log_z_BT, g_BT, g_z_BT):
       chunk, jnp.zeros(kernel_DV.shape, jnp.float32),
       (x_BTD, targets_BT, log_z_BT, g_BT, g_z_BT),
       head.chunk_bytes // (4 * ids_V.size))
-  dw_DV = sum_gradient(dw_DV, head.tokens, head.kernel, dtype=x_BTD.dtype,
-                       ring=head.ring)
+  dw_DV = sum_gradient(
+      dw_DV, head.tokens, (None, head.kernel[1]), head.kernel,
+      dtype=x_BTD.dtype, ring=head.ring)
   return lax.psum(dx_BTD, head.vocab_axes), dw_DV.astype(stored)
 
 
