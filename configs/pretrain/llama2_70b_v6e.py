@@ -15,9 +15,11 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = llama2_70b.get_config()
-  c.steps = 640_000
-  c.batch = 768
+  c.steps = 320_000
+  c.batch = 1536
   c.plan = dict(topology="v6e:16x16", slices=1)
-  c.model.remat = "full"
+  # Slow to compile (minutes), and worth it: a tenth of the compute.
+  c.compiler_options = c.compiler_options.replace("32768", "65536")
+  c.model.remat = "offload"
   c.model.ring = 16
   return c

@@ -6,7 +6,7 @@ On every host:
         --config=configs/pretrain/llama2_7b_32k.py
         --workdir=runs/pretrain/llama2_7b_32k --distributed
 
-The length of a row is shared by 8 chips: each works on its part of the
+The length of a row is shared by 4 chips: each works on its part of the
 queries against all keys, which are gathered.
 
 Planned: not yet.
@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = llama2_7b.get_config()
-  c.batch = 32
+  c.batch = 64
   c.length = 32_768
-  c.steps = 500_000
-  c.mesh = dict(data=1, fsdp=32, context=8, tensor=1)
+  c.steps = 250_000
+  c.mesh = dict(data=1, fsdp=64, context=4, tensor=1)
   c.model = dict(
       size="llama2-7b", max_length=32_768, rope_theta=500_000.0, remat="full",
       ring=None, attention="auto")

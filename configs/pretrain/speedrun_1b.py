@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = llama2_7b.get_config()
-  c.steps = 40_000
-  c.batch = 256
+  c.steps = 80_000
+  c.batch = 128
   c.length = 2048
   c.plan = dict(topology="v6e:2x4", slices=1)
   c.model = dict(

@@ -3,7 +3,8 @@
 from lm.model.cache import Cache, empty as empty_cache, fork as fork_cache
 from lm.model.config import ModelConfig
 from lm.model.sizes import SIZES, depth, recipe, size
-from lm.model.transformer import REMAT, LanguageModel
+from lm.model.remat import REMAT
+from lm.model.transformer import LanguageModel
 
 __all__ = [
     "REMAT", "SIZES", "Cache", "LanguageModel", "ModelConfig", "depth",

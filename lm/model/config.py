@@ -32,7 +32,7 @@ class ModelConfig:
     vocab_multiple: the padded vocabulary is a multiple of this.
     attention: 'reference', 'splash' (the TPU's kernel; not for decoding) or
       'auto': by platform.
-    remat: what the backward pass recomputes: see `transformer.REMAT`.
+    remat: what the backward pass recomputes: see `remat.REMAT`.
     ring: None, or the groups in which gradients are summed over the fsdp axis:
       see `sharding.reduce_scatter`.
     unroll: layers per scan iteration; None: all on CPU, 1 elsewhere.

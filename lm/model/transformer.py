@@ -14,25 +14,8 @@ from lm.model.cache import Cache
 from lm.model.config import ModelConfig
 from lm.model.dot import activation_dtype, dot
 from lm.model.embedding import Head, Table
+from lm.model.remat import REMAT
 from lm.types import Output, Params, UserError
-
-_save = jax.checkpoint_policies.save_only_these_names
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "save_qk": _save("q", "k"),
-    "save_qkv": _save("q", "k", "v"),
-    "save_attention": _save("q", "k", "v", "attention"),
-    "save_matmuls": _save("q", "k", "v", "mlp_gate", "mlp_up"),
-    # To the host's memory, and back in time.
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], offload_src="device",
-        offload_dst="pinned_host",
-        names_which_can_be_offloaded=["layer", "q", "k", "v", "attention"]),
-    "offload_layer": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], offload_src="device",
-        offload_dst="pinned_host", names_which_can_be_offloaded=["layer"]),
-}
 
 # Dimension names of every parameter, by the last part of its path; those of a
 # block are stacked along a leading `layers` dimension.
@@ -106,7 +89,8 @@ def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
     return block.apply({"params": params}, x_BTD, kv, *shared)
 
   if c.remat != "none":
-    apply = jax.checkpoint(apply, policy=REMAT[c.remat], prevent_cse=False)
+    apply = jax.checkpoint(apply, policy=REMAT[c.remat].policy,
+                           prevent_cse=False)
   on_cpu = sharding.platform() == "cpu"
   unroll = c.unroll or (c.num_layers if on_cpu else 1)
   if kv is None and unroll < c.num_layers:

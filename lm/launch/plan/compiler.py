@@ -22,13 +22,17 @@ class Compiled:
 
   Attributes:
     text: the scheduled HLO, "" if it does not fit.
-    peak: bytes of HBM that a device needs; 0 if it does not fit.
+    peak: bytes of HBM that a device needs; 0 if it does not fit. At the most,
+      if `host` is not 0: of a program that also keeps things in the host's
+      memory the compiler tells only the peak of both together.
+    host: bytes that it keeps there.
     seconds: that compiling took, when it was done.
     refusal: the compiler's message when memory is too small, else "".
   """
 
   text: str
   peak: int
+  host: int
   seconds: float
   refusal: str = ""
 
@@ -53,11 +57,10 @@ def compile_for(lowered: Any, topology: Topology,
       # VMEM can run out too, which says nothing about the size of the model.
       if "RESOURCE_EXHAUSTED" not in str(e) or "HBM" not in str(e):
         raise
-      found = Compiled("", 0, time.perf_counter() - begin, str(e))
+      found = Compiled("", 0, 0, time.perf_counter() - begin, str(e))
     else:
-      found = Compiled(
-          made.as_text(), made.memory_analysis().peak_memory_in_bytes,
-          time.perf_counter() - begin)
+      found = Compiled(made.as_text(), *_memory(made, topology),
+                       time.perf_counter() - begin)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   packed = json.dumps(dataclasses.asdict(found)).encode()
@@ -66,10 +69,20 @@ def compile_for(lowered: Any, topology: Topology,
   return found
 
 
+def _memory(made: Any, topology: Topology) -> tuple[int, int]:
+  """`peak` and `host` of a compiled program."""
+  stats = made.memory_analysis()
+  host = stats.host_temp_size_in_bytes
+  if not host:
+    return stats.peak_memory_in_bytes, 0
+  most = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+  return min(most, topology.chip.hbm), host
+
+
 def versions() -> dict[str, str]:
   """Of what compiles."""
-  import importlib.metadata
-  return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+  import libtpu
+  return {"jax": jax.__version__, "libtpu": libtpu.__version__}
 
 
 def _path(lowered, topology, options) -> pathlib.Path:

@@ -251,7 +251,7 @@ def _phase(
   own rows come on top of the cache of all. It reads `read_bytes` of HBM once.
   """
   hbm = topology.chip.hbm
-  with planner._working(f"compiling for {topology.name}, some minutes"):
+  with planner.working(f"compiling for {topology.name}, some minutes"):
     made = {n: compiler.compile_for(lowered[n], topology, {}) for n in lowered}
   refusal = made[max(made)].refusal
   shortage = report.out_of_memory(refusal)
@@ -379,22 +379,22 @@ def _rows(plan: DecodePlan) -> list[tuple[str, str]]:
     kinds = ", ".join(f"{kind} {size / _GIB:.2f}"
                       for kind, size in of.plan.memory_bytes.items())
     rows += [
-        (name, f"{of.rows:,} rows in {report._memory(of.plan)} ({kinds}); by"
-         f" arithmetic {of.most_rows:,} fit; bound"
-         f" {report._seconds(of.bound_seconds)} by {of.bound_by}")]
+        (name, f"{of.rows:,} rows in {report.memory_text(of.plan)} ({kinds});"
+         f" by arithmetic {of.most_rows:,} fit; bound"
+         f" {report.seconds_text(of.bound_seconds)} by {of.bound_by}")]
     if m := of.plan.modelled:
       e, rate = m.estimate, m.estimate.tokens_per_chip_second
       waits = ", ".join(f"{t.source or 'unknown'} {t.kind}"
-                        f" {report._seconds(t.exposed_seconds)}"
+                        f" {report.seconds_text(t.exposed_seconds)}"
                         for t in m.exposed[:_SHOWN])
       rows += [
-          (f"{name} (modelled)", f"{report._seconds(e.step_seconds)},"
+          (f"{name} (modelled)", f"{report.seconds_text(e.step_seconds)},"
            f" {rate:,.3g} tokens/s/chip, {rate * of.plan.chips / of.rows:,.3g}"
            f" a row; {e.binds} binds; waits: {waits or 'none'}"),
-          ("cost (modelled)", m.budget and report._budget(m.budget) or "")]
+          ("cost (modelled)", m.budget and report.budget_text(m.budget) or "")]
   step, prefill = plan.step.plan, plan.prefill
   took = step.compile_seconds + prefill.plan.compile_seconds
   mesh = " x ".join(f"{axis} {size}" for axis, size in step.mesh.items())
   return [*rows, ("mesh", mesh), (
-      "compiled", f"in {took:.0f} s by {report._versions(step)}; prefill from"
-      f" {' and '.join(map(str, prefill.depths))} layers")]
+      "compiled", f"in {took:.0f} s by {report.versions_text(step)}; prefill"
+      f" from {' and '.join(map(str, prefill.depths))} layers")]

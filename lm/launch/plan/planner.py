@@ -18,7 +18,7 @@ from lm.launch.plan import hlo
 from lm.launch.plan import report
 from lm.launch.plan import topology as topology_lib
 from lm.launch.plan.topology import Topology
-from lm.types import UserError
+from lm.types import Batch, TrainState, UserError
 
 Programs = Callable[[Mapping[str, Any]], stage.Program]
 
@@ -59,26 +59,17 @@ def plan(programs: Programs, config: Mapping[str, Any], *, name: str,
     UserError: a mesh that is not of so many devices, a batch that does not
       divide among them, no libtpu.
   """
-  with _working(f"lowering {name}"):
+  with working(f"lowering {name}"):
     mesh = sharding.make_mesh(config["mesh"], devices=topology.devices())
     with jax.set_mesh(mesh):
       program = programs(config)
       config = stage.by_the_dial(config)
-      _check_batch(config, mesh)
-      state = train.abstract_state(
-          program.model, program.optimizer(config))
-      state = jax.tree.map(
-          lambda leaf, layout: jax.ShapeDtypeStruct(
-              leaf.shape, leaf.dtype, sharding=layout),
-          state, sharding.concrete_shardings(state, mesh))
-      batch = train.abstract_batch(
-          config["batch"], config["length"], program.extra)
-      lowered = program.step(config).lower(state, batch)
+      lowered, state, batch = lower(program, config, mesh)
       memory = {"parameters": device_bytes(state.params),
                 "optimizer": device_bytes(state.opt_state),
                 "saved activations": _saved(program, state.params, batch)}
   options = stage.compiler_options(config["compiler_options"])
-  with _working(f"compiling for {topology.name}, a minute or several"):
+  with working(f"compiling for {topology.name}, a minute or several"):
     compiled = compiler.compile_for(lowered, topology, options)
   model = program.model.config
   workload = estimate.training(
@@ -91,6 +82,8 @@ def plan(programs: Programs, config: Mapping[str, Any], *, name: str,
       model_flops=workload.model_flops)
   if compiled.refusal:
     return _refused(compiled, about, memory, topology, config, model)
+  memory["saved activations"] -= min(
+      memory["saved activations"], compiled.host)
   memory["temporaries"] = max(0, compiled.peak - sum(memory.values()))
   facts = hlo.read(compiled.text)
   modelled = estimate.estimate(facts, topology, workload=workload)
@@ -108,6 +101,24 @@ def plan(programs: Programs, config: Mapping[str, Any], *, name: str,
           optimal=estimate.budget(
               estimate.optimal_tokens(model.num_params), modelled,
               topology=topology)))
+
+
+def lower(program: stage.Program, config: Mapping[str, Any],
+          mesh: jax.sharding.Mesh) -> tuple[Any, TrainState, Batch]:
+  """The step, lowered for the mesh that is set; its state and batch.
+
+  Raises:
+    UserError: a batch that does not divide among the devices.
+  """
+  _check_batch(config, mesh)
+  state = train.abstract_state(program.model, program.optimizer(config))
+  state = jax.tree.map(
+      lambda leaf, layout: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=layout),
+      state, sharding.concrete_shardings(state, mesh))
+  batch = train.abstract_batch(
+      config["batch"], config["length"], program.extra)
+  return program.step(config).lower(state, batch), state, batch
 
 
 def of_text(text: str, topology: Topology, *, name: str) -> report.Plan:
@@ -169,8 +180,7 @@ def device_bytes(tree: Any) -> int:
 def _saved(program: stage.Program, params, batch) -> int:
   """Bytes that the forward pass keeps for the backward pass on a device.
 
-  They are what `jax.vjp` closes over, less the parameters, the batch and what
-  is kept in the host's memory.
+  They are what `jax.vjp` closes over, less the parameters and the batch.
   """
   def residuals(params, batch):
     loss = lambda params: program.loss(params, batch, jax.random.key(0))[0]  # noqa: E731
@@ -181,8 +191,7 @@ def _saved(program: stage.Program, params, batch) -> int:
   mesh = jax.sharding.get_mesh()
   leaves = [leaf for leaf in jax.tree.leaves(
       jax.eval_shape(residuals, params, batch))
-      if (leaf.shape, leaf.dtype) not in known and leaf.sharding
-      and leaf.sharding.memory_kind in (None, "device")]
+      if (leaf.shape, leaf.dtype) not in known and leaf.sharding]
   shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
             for leaf, layout in zip(
                 leaves, sharding.concrete_shardings(leaves, mesh), strict=True)]
@@ -190,7 +199,7 @@ def _saved(program: stage.Program, params, batch) -> int:
 
 
 @contextlib.contextmanager
-def _working(text: str) -> Iterator[None]:
+def working(text: str) -> Iterator[None]:
   """Says on stderr what is being waited for."""
   import rich.console
   console = rich.console.Console(stderr=True)

@@ -16,6 +16,7 @@ from typing import Any
 from lm.launch.plan import topology as topology_lib
 from lm.launch.plan.estimate import Budget, Estimate, OPTIMAL_TOKENS, Traffic
 from lm.launch.plan.topology import Topology
+from lm.model import remat
 from lm.model.config import ModelConfig
 from lm.types import UserError
 
@@ -148,7 +149,7 @@ def render(plan: Plan) -> "rich.console.RenderableType":
   verdict = ("FITS", "bold green") if plan.fits else ("DOES NOT FIT",
                                                       "bold red")
   headline = rich.text.Text.assemble(
-      verdict, f"  {_memory(plan)}: {plan.config} on {plan.place},"
+      verdict, f"  {memory_text(plan)}: {plan.config} on {plan.place},"
       f" {plan.chips:,} chips")
   facts = rich.table.Table.grid(padding=(0, 2))
   for key, value in _rows(plan):
@@ -169,16 +170,18 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     e = plan.modelled.estimate
     rows += [
         ("step (modelled)",
-         f"{_seconds(e.step_seconds)} = compute {_seconds(e.compute_seconds)} +"
-         f" attention {_seconds(e.attention_seconds)} + exposed ICI"
-         f" {_seconds(e.ici_seconds)} and DCN {_seconds(e.dcn_seconds)}"),
+         f"{seconds_text(e.step_seconds)} = compute"
+         f" {seconds_text(e.compute_seconds)} + attention"
+         f" {seconds_text(e.attention_seconds)} + exposed ICI"
+         f" {seconds_text(e.ici_seconds)} and DCN"
+         f" {seconds_text(e.dcn_seconds)}"),
         ("speed (modelled)",
-         f"{_speed(e)}; roofline bound {_seconds(e.bound_seconds)} a step"),
+         f"{_speed(e)}; roofline bound {seconds_text(e.bound_seconds)} a step"),
         ("binds (modelled)", e.binds)]
     if plan.modelled.budget:
-      rows += [("cost (modelled)", _budget(plan.modelled.budget))]
+      rows += [("cost (modelled)", budget_text(plan.modelled.budget))]
     if plan.modelled.optimal:
-      rows += [("optimum (modelled)", f"{_budget(plan.modelled.optimal)}"
+      rows += [("optimum (modelled)", f"{budget_text(plan.modelled.optimal)}"
                 f" ({OPTIMAL_TOKENS} a parameter)")]
   rows += [("memory", ", ".join(f"{kind} {size / _GIB:.2f}" for kind, size in
                                 plan.memory_bytes.items()) + " GiB")]
@@ -194,7 +197,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     rows += [("not charged", "; ".join(plan.not_charged))]
   mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
   rows += [("mesh", mesh), ("compiled", f"in {plan.compile_seconds:.0f} s by"
-                            f" {_versions(plan)}")]
+                            f" {versions_text(plan)}")]
   if plan.options:
     rows += [("options", " ".join(f"{k}={v}" for k, v in plan.options.items()))]
   return rows
@@ -241,24 +244,24 @@ def lines(plan: Plan) -> list[str]:
   if plan.modelled:
     e = plan.modelled.estimate
     said = (
-        f"Planned (modelled; {_versions(plan)}) for {plan.place}:"
-        f" {_memory(plan)};"
-        f" {_seconds(e.step_seconds)} a step, {_speed(e)}; {e.binds} binds.")
+        f"Planned (modelled; {versions_text(plan)}) for {plan.place}:"
+        f" {memory_text(plan)}; {seconds_text(e.step_seconds)} a step,"
+        f" {_speed(e)}; {e.binds} binds.")
     if plan.modelled.budget:
-      said += f" {_budget(plan.modelled.budget)}."
+      said += f" {budget_text(plan.modelled.budget)}."
   else:
     verdict = "fits" if plan.fits else "does not fit"
-    said = (f"Planned ({_versions(plan)}) for {plan.place}: {verdict},"
-            f" {_memory(plan)}.")
+    said = (f"Planned ({versions_text(plan)}) for {plan.place}: {verdict},"
+            f" {memory_text(plan)}.")
     said += "".join(f" {note}." for note in plan.notes)
   return textwrap.wrap(said, _WIDTH, break_on_hyphens=False)
 
 
-def _versions(plan: Plan) -> str:
+def versions_text(plan: Plan) -> str:
   return ", ".join(f"{name} {v}" for name, v in plan.versions.items())
 
 
-def _memory(plan: Plan) -> str:
+def memory_text(plan: Plan) -> str:
   return (f"{plan.peak_bytes / _GIB:.2f} of"
           f" {plan.granted_bytes / _GIB:.2f} GiB")
 
@@ -268,11 +271,11 @@ def _speed(e: Estimate) -> str:
           f" {100 * e.mfu:.0f} % MFU")
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
   return f"{seconds:.3g} s" if seconds >= 0.1 else f"{seconds * 1e3:.3g} ms"
 
 
-def _budget(of: Budget) -> str:
+def budget_text(of: Budget) -> str:
   usd = ("no list price" if of.usd is None
          else f"${_round(of.usd)} at list price")
   return (f"{_count(of.tokens)} tokens in {_round(of.days)} days,"
@@ -348,10 +351,10 @@ def advice(
              f" {batch} to {shards * microbatches * fit}"]
   tokens = rows * length * shards / math.prod(mesh.values()) / microbatches
   excess = (needed - available) / (2 * model.num_layers * tokens)
-  kept = _kept(model)
-  if remat := next((name for name in kept if kept.get(model.remat, 0)
-                    - kept[name] >= excess), None):
-    ways += [f"set config.model.remat={remat!r}"]
+  kept = {name: remat.kept_numbers(name, model) for name in remat.REMAT}
+  if stronger := next((name for name in kept
+                       if kept[model.remat] - kept[name] >= excess), None):
+    ways += [f"set config.model.remat={stronger!r}"]
   chips = math.prod(topology.shape)
   # A multiple, so that what the chips divide now they still divide.
   if larger := next((s for s in topology_lib.shapes(topology.chip)
@@ -364,19 +367,3 @@ def advice(
   return (f"{needed / _GIB:.2f} GiB needed, {available / _GIB:.2f} granted, of"
           f" which {fixed_bytes / _GIB:.2f} are fixed; by arithmetic:"
           f" {', or '.join(ways)}")
-
-
-def _kept(model: ModelConfig) -> dict[str, int]:
-  """Numbers of 2 bytes that each remat keeps of a token and layer, most first.
-
-  For "none" it is what it keeps at the least.
-  """
-  d, f = model.d_model, model.d_mlp
-  heads = model.num_heads * model.head_dim
-  qkv = heads + 2 * model.num_kv_heads * model.head_dim
-  kept = {"none": 3 * d + qkv + heads + 3 * f,
-          "save_matmuls": d + qkv + 2 * f,
-          "save_attention": d + qkv + heads,
-          "save_qkv": d + qkv,
-          "full": d}
-  return dict(sorted(kept.items(), key=lambda item: -item[1]))

@@ -28,22 +28,17 @@ from lm.launch.plan import topology as topology_lib
 from lm.launch.plan.topology import Topology
 from lm.model import splash
 from lm.model.config import ModelConfig
+from lm.model.remat import REMAT
+from lm.model.remat import kept_numbers
 from lm.types import UserError
 
 Mesh = tuple[int, ...]  # Sizes in the order of `sharding.AXES`.
 _GIB = 2**30
 _SAME_FAULTS = 3  # At the start: then it is not the candidates' fault.
-_QKV = frozenset(("q", "k", "v"))
-# The policies of `transformer.REMAT`: what each keeps of a layer besides its
-# input, and a step's time if nothing is computed again in 1 (by FLOPs).
-REMATS = {
-    "none": (_QKV | {"attention", "mlp_gate", "mlp_up", "rest"}, 1.0),
-    "save_matmuls": (_QKV | {"mlp_gate", "mlp_up"}, 1.06),
-    "save_attention": (_QKV | {"attention"}, 1.16),
-    "save_qkv": (_QKV, 1.19),
-    "save_qk": (_QKV - {"v"}, 1.22),
-    "full": (frozenset(), 1.28),
-}
+# A step's time by what is computed again, if nothing is in 1 (by FLOPs). What
+# the host keeps is not among them: its time is not charged.
+REMATS = {"none": 1.0, "save_matmuls": 1.06, "save_attention": 1.16,
+          "save_qkv": 1.19, "save_qk": 1.22, "full": 1.28}
 # Options of the compiler that matter: a step's time, and what they cost.
 FLAGS = {
     "": (1.2, ""),
@@ -163,7 +158,7 @@ class Space:
     """Of a step, as guessed."""
     doubled = c.axes | {"microbatches": c.microbatches,
                         "data": c.mesh[0] // self.topology.slices}
-    return (REMATS[c.remat][1] * FLAGS.get(c.compiler_options, (1.0, ""))[0]
+    return (REMATS[c.remat] * FLAGS.get(c.compiler_options, (1.0, ""))[0]
             * (_REFERENCE_TIME if c.attention == "reference" else 1.0)
             * (1 + sum(_DOUBLED[k] * math.log2(n) for k, n in doubled.items())))
 
@@ -198,16 +193,6 @@ def meshes(devices: int) -> list[Mesh]:
           if math.prod(mesh) == devices]
 
 
-def kept_numbers(remat: str, model: ModelConfig) -> int:
-  """How many numbers a policy keeps of a token and layer, input included."""
-  d, f = model.d_model, model.d_mlp
-  queries = model.num_heads * model.head_dim
-  keys = model.num_kv_heads * model.head_dim
-  sizes = {"q": queries, "k": keys, "v": keys, "attention": queries,
-           "mlp_gate": f, "mlp_up": f, "rest": 2 * d + f}
-  return d + sum(sizes[name] for name in REMATS[remat][0])
-
-
 @dataclasses.dataclass(frozen=True)
 class Trial:
   """What came of a candidate: a plan, or a fault."""
@@ -239,7 +224,7 @@ def needless(c: Candidate, trials: Sequence[Trial], model: ModelConfig) -> str:
     alike = dataclasses.replace(
         other, remat=c.remat, microbatches=c.microbatches)
     if (trial.plan.fits and c == alike and c.microbatches >= other.microbatches
-        and REMATS[c.remat][0] <= REMATS[other.remat][0]):
+        and set(REMAT[c.remat].device) <= set(REMAT[other.remat].device)):
       return "compute or gather again what one that fits does not"
   return ""
 
