@@ -69,6 +69,17 @@ def _general(x, y, contract, out):
   )
 
 
+def _summed(x, y, contract, out, dtype):
+  """The product in `dtype`; on TPU what devices add to it travels so too."""
+  axes = set(_axes(_spec(x)[i] for i in contract[0])) if out else set()
+  if not axes or sharding.platform() == "cpu":
+    return _general(x, y, contract, out).astype(dtype)
+  whole = [tuple(a for a in _axes([e]) if a not in axes) for e in out]
+  parts = _general(x, y, contract, P(*(e or None for e in whole),
+                                     unreduced=axes))
+  return jax.sharding.reshard(parts.astype(dtype), out)
+
+
 def _weight_gradient_cpu(x_MC, g_MO):
   # XLA:CPU folds transposes into a product, which then misses the matrix unit
   # (or is refused); a layout constraint makes it write them out (3x sooner).
@@ -124,8 +135,8 @@ def _forward(x, w, num_contract, layout, out, dtype, ring):
     # An empty array carries the kernel's dtype to the backward pass.
     return y.astype(dtype), (x, w_cast, jnp.zeros((0,), w.dtype))
   lhs = tuple(range(x.ndim - n, x.ndim))
-  y = _general(x, _work(w, layout, x.dtype), (lhs, tuple(range(n))), out)
-  return y.astype(dtype), (x, w, jnp.zeros((0,), w.dtype))
+  y = _summed(x, _work(w, layout, x.dtype), (lhs, tuple(range(n))), out, dtype)
+  return y, (x, w, jnp.zeros((0,), w.dtype))
 
 
 def _backward(num_contract, layout, out, dtype, ring, saved, g):
@@ -143,8 +154,8 @@ def _backward(num_contract, layout, out, dtype, ring, saved, g):
     g_out = tuple(range(lead, g.ndim))
     if _spec(x) is not None:  # The residual stream's rows lie otherwise.
       g = jax.sharding.reshard(g, P(*_spec(x)[:lead], *_spec(g)[lead:]))
-    dx = _general(g, _work(w, layout, x.dtype),
-                  (g_out, tuple(range(n, w.ndim))), _spec(x))
+    dx = _summed(g, _work(w, layout, x.dtype),
+                 (g_out, tuple(range(n, w.ndim))), _spec(x), x.dtype)
     dw = _weight_gradient(x, g, n, _spec(w), ring)
   return dx.reshape(x.shape).astype(x.dtype), dw.astype(like.dtype)
 

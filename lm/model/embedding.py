@@ -55,8 +55,24 @@ def _look_up(table_VD, tokens_BT, dtype, ring):
   # Gathering from a table sharded over D makes XLA rematerialise it.
   table = sharding.shard(table_VD.astype(dtype), "vocab", None)
   shape = (*tokens_BT.shape, table.shape[-1])
-  return table.at[tokens_BT].get(
-      out_sharding=sharding.out_spec(layers.ACTIVATION, shape), mode="clip")
+  out = sharding.out_spec(layers.ACTIVATION, shape)
+  axis = out and jax.typeof(table).sharding.spec[0]
+  if not axis:
+    return table.at[tokens_BT].get(out_sharding=out, mode="clip")
+  tokens_BT = sharding.shard(tokens_BT, *layers.WHOLE[:2])
+  rows = jax.typeof(tokens_BT).sharding.spec
+
+  def local(table, tokens):
+    """Each row is on one device of `axis`; the others add zeros."""
+    tokens = tokens - jax.lax.axis_index(axis) * table.shape[0]
+    found = table.at[tokens].get(mode="fill", fill_value=0,
+                                 wrap_negative_indices=False)
+    if out[1] == rows[1]:
+      return jax.lax.psum(found, axis)
+    return jax.lax.psum_scatter(found, axis, scatter_dimension=1, tiled=True)
+
+  return jax.shard_map(local, in_specs=(P(axis, None), rows), out_specs=out,
+                       check_vma=False)(table, tokens_BT)
 
 
 def _forward(table_VD, tokens_BT, dtype, ring):
@@ -69,6 +85,7 @@ def _backward(dtype, ring, saved, g_BTD):
     d = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(g_BTD)
     return d.astype(table_VD.dtype), None
   g_BTD = sharding.shard(g_BTD, *layers.WHOLE)
+  tokens_BT = sharding.shard(tokens_BT, *layers.WHOLE[:2])
   layout = jax.typeof(table_VD).sharding.spec
   rows = jax.typeof(g_BTD).sharding.spec[:2]
 
