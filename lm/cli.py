@@ -164,6 +164,7 @@ def _sample(args) -> None:
   from lm.data import chat
   from lm.launch import runtime
 
+  runtime.quiet_without_accelerator()
   runtime.compilation_cache()
   loaded = train.load(args.ckpt, which=args.which)
   vocab, config = loaded.vocab, loaded.config
@@ -265,7 +266,8 @@ def _add_plan(commands) -> None:
   parser.add_argument("--topology", help=(
       "a slice: v5p:8x8x8, or by Google Cloud's name, v5p-1024; by default the"
       " one that the config is meant for"))
-  parser.add_argument("--slices", type=int, help="how many of it")
+  parser.add_argument("--slices", type=int, help="how many of it; by default"
+                      " 1, or as the config is meant")
   parser.add_argument("--json", help="a file to write the plan to")
   parser.add_argument("--decode", metavar="ROWSxLENGTH", help=(
       "plan decoding instead: prefill, and a step with a cache of LENGTH"))
@@ -281,6 +283,10 @@ def _add_plan(commands) -> None:
       " their docstrings"))
 
 
+def _one(count: int | None) -> int:
+  return 1 if count is None else count
+
+
 def _plan(args) -> int:
   from lm.launch.plan import command
   from lm.launch.plan import record
@@ -290,15 +296,15 @@ def _plan(args) -> int:
   if args.hlo:
     if not args.topology:
       raise UserError("--hlo needs --topology, what it was compiled for")
-    command.of_text(args.hlo, args.topology, slices=args.slices or 1)
+    command.of_text(args.hlo, args.topology, slices=_one(args.slices))
     return 0
   if not args.config:
     raise UserError("--config=FILE is needed, for instance"
                     " --config=configs/pretrain/llama2_7b.py, or --hlo=FILE")
-  topology, slices = args.topology, args.slices or 1
+  topology, slices = args.topology, _one(args.slices)
   if not topology:
     topology, slices = record.target(args.config)
-    slices = args.slices or slices
+    slices = slices if args.slices is None else args.slices
   if args.search:
     from lm.launch.plan import search
     return search.run(args.config, topology, slices=slices,

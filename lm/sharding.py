@@ -85,7 +85,8 @@ def make_mesh(
     raise UserError(
         f"mesh {dict(zip(AXES, sizes, strict=True))} wants"
         f" {math.prod(sizes)} devices but there are {len(devices)}: change"
-        " config.mesh so that its sizes multiply to the device count"
+        " config.mesh so that its sizes multiply to the device count (one may"
+        " be -1: what remains)"
     )
   slices = len({getattr(d, "slice_index", 0) for d in devices})
   if sizes[0] % slices:

@@ -12,7 +12,7 @@ import pytest
 READMES = sorted(
     p.relative_to(house.ROOT) for p in [
         *house.ROOT.glob("*.md"), *house.ROOT.glob("experiments/**/*.md"),
-        *house.ROOT.glob("configs/**/*.md")])
+        *house.ROOT.glob("configs/**/*.md"), *house.ROOT.glob("docs/**/*.md")])
 SHOWN = [(str(p), c) for p in READMES
          for c in commands.from_markdown((house.ROOT / p).read_text())]
 RUN = [(str(p), c) for p in READMES

@@ -16,4 +16,5 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = llama2_70b_v6e.get_config()
   c.model.size = "llama2-13b"
+  c.compiler_options = c.compiler_options.replace("65536", "32768")
   return c

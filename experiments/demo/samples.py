@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lm import sharding
     from lm.launch import runtime
     runtime.quiet()
+    runtime.quiet_without_accelerator()
     runtime.compilation_cache()
     texts = prompts()
     with jax.set_mesh(sharding.make_mesh({"data": 1})):

@@ -193,6 +193,7 @@ def _execute(run: Run, values: flags.FlagValues) -> None:
     raise UserError(f"--workdir={workdir} is a file, not a folder") from e
   logging.use_absl_handler()
   runtime.quiet()
+  runtime.quiet_without_accelerator()
   runtime.cpu_devices(values.cpu_devices)
   runtime.compilation_cache()
   runtime.distributed(

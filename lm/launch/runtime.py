@@ -5,6 +5,7 @@ for TPU goes with the compile that needs it, and `XLA_FLAGS` is the user's.
 """
 
 from collections.abc import Mapping
+import glob
 import os
 import pathlib
 import sys
@@ -34,6 +35,17 @@ def quiet() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def quiet_without_accelerator() -> None:
+  """Leaves libtpu alone where it is installed for planning only.
+
+  It would look for a TPU, and complain at length that there is none.
+  """
+  devices = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
+  if (sys.platform == "linux" and not jax.config.jax_platforms
+      and not any(glob.glob(pattern) for pattern in devices)):
+    jax.config.update("jax_platforms", "cpu")
 
 
 def cpu_devices(count: int | None) -> None:

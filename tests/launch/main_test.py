@@ -1,6 +1,8 @@
 """Every fault of the command line is one clear line and exit status 2."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -127,6 +129,18 @@ def test_help_shows_the_experiment_and_the_fields(start):
   status, out, _, _ = start("--config=@config.py", "--help")
   assert status == 0
   assert "--config.model.size='tiny'" in out and "--config.steps=3" in out
+
+
+def test_an_installed_tpu_compiler_is_not_heard_without_a_tpu():
+  if any(pathlib.Path("/dev").glob("accel*")) or pathlib.Path(
+      "/dev/vfio").exists():
+    pytest.skip("there is a TPU")
+  env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+  process = subprocess.run(
+      [sys.executable, "-c", "from lm.launch import runtime\n"
+       "runtime.quiet_without_accelerator()\nimport jax\njax.devices()"],
+      cwd=house.ROOT, env=env, text=True, capture_output=True)
+  assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_two_processes_make_one_mesh(start):

@@ -66,6 +66,8 @@ def main(path):
     config = narrow() | {"mesh": dict(zip(sharding.AXES, shape, strict=True))}
     found[name] = json.loads(planner.plan(
         run.program, config, name="narrow", topology=place).to_json())
+  found["again"] = json.loads(planner.plan(
+      run.program, config, name="narrow", topology=place).to_json())
   path.write_text(json.dumps(found))
 
 
@@ -119,6 +121,11 @@ def test_a_narrow_model_compiles_for_every_chip(found, name):
   norms = 4 * 5 * 512
   assert (plan["memory_bytes"]["parameters"]
           == parameters / fsdp / tensor + norms)
+
+
+def test_a_compiled_program_is_kept_by_its_content(found):
+  """To the very seconds that compiling took."""
+  assert found["again"] == found[list(NARROW)[-1]]
 
 
 @pytest.mark.parametrize("pod", PODS, ids=str)

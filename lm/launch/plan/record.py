@@ -11,6 +11,7 @@ from lm.launch.plan import report
 from lm.types import UserError
 
 FOLDER = pathlib.Path("docs/plans")
+_BEGIN, _END = "<!-- plans -->", "<!-- end -->"
 # The paragraph of a docstring that a plan replaces.
 _PARAGRAPH = re.compile(r"^Planned\b.*?(?=\n\n|\n?\"\"\")", re.M | re.S)
 
@@ -50,7 +51,38 @@ def refresh(paths: Sequence[str], say: Callable[[str], None]) -> int:
     write(pathlib.Path(path), plan)
     worst = max(worst, done.returncode)
     say(f"{path}: {' '.join(report.lines(plan))}")
+  write_table()
   return worst
+
+
+def write_table(folder: pathlib.Path = FOLDER) -> None:
+  """Puts the table of all recorded plans into the folder's README.md."""
+  readme = folder / "README.md"
+  before, after = readme.read_text().split(_BEGIN)[0], ""
+  if _END in readme.read_text():
+    after = readme.read_text().split(_END)[1]
+  readme.write_text(f"{before}{_BEGIN}\n{table(folder)}{_END}{after}")
+
+
+def table(folder: pathlib.Path = FOLDER) -> str:
+  """All recorded plans, a Markdown row each."""
+  head = ("config", "slice", "HBM, GiB", "step", "tokens/s/chip", "MFU",
+          "exposed, GB", "tokens", "days", "list price")
+  rows = [head, ("---",) * len(head)]
+  for file in sorted(folder.glob("*.json")):
+    plan = report.from_json(file.read_text())
+    if plan.modelled is None or plan.modelled.budget is None:
+      continue
+    e, budget = plan.modelled.estimate, plan.modelled.budget
+    exposed = sum(t.exposed_bytes for t in plan.modelled.collectives) / 1e9
+    price = "none" if budget.usd is None else f"${budget.usd:,.0f}"
+    rows.append((
+        f"[{file.stem}](../../{plan.config})", plan.place,
+        f"{plan.peak_bytes / 2**30:.1f} of {plan.granted_bytes / 2**30:.1f}",
+        report.seconds_text(e.step_seconds), f"{e.tokens_per_chip_second:,.0f}",
+        f"{e.mfu:.0%}", f"{exposed:.1f}", f"{budget.tokens / 1e9:,.0f}B",
+        f"{budget.days:,.1f}", price))
+  return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def write(path: pathlib.Path, plan: report.Plan) -> None:
