@@ -148,9 +148,10 @@ def render(plan: Plan) -> "rich.console.RenderableType":
   import rich.text
   verdict = ("FITS", "bold green") if plan.fits else ("DOES NOT FIT",
                                                       "bold red")
-  headline = rich.text.Text.assemble(
-      verdict, f"  {memory_text(plan)}: {plan.config} on {plan.place},"
-      f" {plan.chips:,} chips")
+  where = f"{plan.config} on {plan.place}, {plan.chips:,} chips"
+  headline = (rich.text.Text.assemble(
+      verdict, f"  {memory_text(plan)}: {where}") if plan.memory_bytes
+      else rich.text.Text(f"A compiled text: {where}", style="bold"))
   facts = rich.table.Table.grid(padding=(0, 2))
   for key, value in _rows(plan):
     facts.add_row(rich.text.Text(key, style="bold"), rich.text.Text(value))
@@ -183,8 +184,10 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.modelled.optimal:
       rows += [("optimum (modelled)", f"{budget_text(plan.modelled.optimal)}"
                 f" ({OPTIMAL_TOKENS} a parameter)")]
-  rows += [("memory", ", ".join(f"{kind} {size / _GIB:.2f}" for kind, size in
-                                plan.memory_bytes.items()) + " GiB")]
+  if plan.memory_bytes:
+    rows += [("memory", ", ".join(
+        f"{kind} {size / _GIB:.2f}" for kind, size in
+        plan.memory_bytes.items()) + " GiB")]
   flops = []
   if plan.model_flops:  # Not known of a text alone.
     flops += [f"model {plan.model_flops:.3g} a step"]
@@ -195,9 +198,10 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
   rows += [("FLOPs", ", ".join(flops))]
   if plan.not_charged:
     rows += [("not charged", "; ".join(plan.not_charged))]
-  mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-  rows += [("mesh", mesh), ("compiled", f"in {plan.compile_seconds:.0f} s by"
-                            f" {versions_text(plan)}")]
+  if plan.mesh:
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    rows += [("mesh", mesh), ("compiled", f"in {plan.compile_seconds:.0f} s by"
+                              f" {versions_text(plan)}")]
   if plan.options:
     rows += [("options", " ".join(f"{k}={v}" for k, v in plan.options.items()))]
   return rows
@@ -267,6 +271,8 @@ def memory_text(plan: Plan) -> str:
 
 
 def _speed(e: Estimate) -> str:
+  if not e.tokens_per_chip_second:  # A text does not tell its tokens.
+    return f"{100 * e.mfu:.0f} % of the hardware's FLOP/s used"
   return (f"{e.tokens_per_chip_second:,.0f} tokens/s/chip,"
           f" {100 * e.mfu:.0f} % MFU")
 
