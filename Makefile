@@ -39,6 +39,10 @@ lint: $(STAMP)  ## Style and types.
 test: lint  ## Everything that can fail.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+plan: $(STAMP)  ## Compile the pod configs for their TPUs, half an hour: docs/plans.
+	$(BIN)/lm plan --record $(or $(CONFIGS),\
+	  $(shell grep -l '^Planned' configs/pretrain/*.py))
+
 bench: $(STAMP)  ## One script per figure.
 	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \
 	  do echo "== $$script"; $(BIN)/python $$script; done

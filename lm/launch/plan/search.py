@@ -35,10 +35,10 @@ from lm.types import UserError
 Mesh = tuple[int, ...]  # Sizes in the order of `sharding.AXES`.
 _GIB = 2**30
 _SAME_FAULTS = 3  # At the start: then it is not the candidates' fault.
-# A step's time by what is computed again, if nothing is in 1 (by FLOPs). What
-# the host keeps is not among them: its time is not charged.
+# A step's time by what is computed again, if nothing is in 1 (by FLOPs); what
+# goes to the host comes last, since its transfers are not charged.
 REMATS = {"none": 1.0, "save_matmuls": 1.06, "save_attention": 1.16,
-          "save_qkv": 1.19, "save_qk": 1.22, "full": 1.28}
+          "save_qkv": 1.19, "save_qk": 1.22, "full": 1.28, "offload": 1.3}
 # Options of the compiler that matter: a step's time, and what they cost.
 FLAGS = {
     "": (1.2, ""),
