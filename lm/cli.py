@@ -296,7 +296,8 @@ def _plan(args) -> int:
   if args.hlo:
     if not args.topology:
       raise UserError("--hlo needs --topology, what it was compiled for")
-    command.of_text(args.hlo, args.topology, slices=_one(args.slices))
+    command.of_text(args.hlo, args.topology, slices=_one(args.slices),
+                    json=args.json)
     return 0
   if not args.config:
     raise UserError("--config=FILE is needed, for instance"

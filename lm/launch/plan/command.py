@@ -70,8 +70,9 @@ def status(process: subprocess.CompletedProcess) -> int:
   return process.returncode
 
 
-def of_text(path: str, topology: str, *, slices: int = 1) -> None:
-  """Prints what the time model makes of anybody's compiled program."""
+def of_text(path: str, topology: str, *, slices: int = 1,
+            json: str | None = None) -> None:
+  """Prints (and writes) what the time model makes of a compiled program."""
   import rich.console
   from lm.launch.plan import planner
   from lm.launch.plan import report
@@ -82,4 +83,7 @@ def of_text(path: str, topology: str, *, slices: int = 1) -> None:
     raise UserError(f"--hlo={path} cannot be read as text: give a file of"
                     f" compiled.as_text() ({type(e).__name__})") from e
   console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
-  console.print(report.render(planner.of_text(text, place, name=path)))
+  plan = planner.of_text(text, place, name=path)
+  if json:
+    report.save(plan, json)
+  console.print(report.render(plan))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import math
-import pathlib
 import sys
 from typing import Any
 
@@ -42,9 +41,7 @@ def run(programs: Programs, config: Mapping[str, Any], *, name: str,
   place = topology_lib.parse(topology, slices)
   made = plan(programs, config, name=name, topology=place)
   if json:
-    path = pathlib.Path(json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(made.to_json())
+    report.save(made, json)
   console = rich.console.Console(
       width=None if sys.stdout.isatty() else 100)
   console.print(report.render(made))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import math
+import pathlib
 import re
 import textwrap
 import typing
@@ -114,6 +115,13 @@ class Plan:
     host = (f"{self.host_bytes / 1e9:.1f} GB between chip and host",)
     return ((self.modelled.estimate.uncharged if self.modelled else ())
             + (host if self.host_bytes else ()))
+
+
+def save(plan: Plan, path: str) -> None:
+  """Writes a plan as JSON, and the folder it is to be in."""
+  file = pathlib.Path(path)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(plan.to_json())
 
 
 def from_json(text: str) -> Plan:
