@@ -222,7 +222,7 @@ class LanguageModel:
 
   def abstract(self) -> Params:
     """The parameters' shapes and dtypes, without making them."""
-    return jax.eval_shape(self._init, jax.random.key(0))
+    return jax.eval_shape(lambda: self._init(jax.random.key(0)))
 
   def axes(self) -> Params:
     """The dimension names of every parameter, as a tree like `init`'s."""
