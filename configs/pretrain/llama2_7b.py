@@ -6,7 +6,7 @@ On every host of the slice, with the text on a disk that all hosts see:
         --workdir=runs/pretrain/llama2_7b --distributed
 
 4 rows of 2,048 tokens a chip, parameters and optimizer sharded over all of
-them, q, k and v saved for the backward pass and the rest computed again.
+them, q and k saved for the backward pass and the rest computed again.
 
 Planned: not yet.
 """
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
       "xla_tpu_scoped_vmem_limit_kib=32768"
       " xla_tpu_async_collective_fusion_with_start_done_only=true")
   c.model = dict(
-      size="llama2-7b", remat="save_qkv", ring=16, attention="auto")
+      size="llama2-7b", remat="save_qk", ring=16, attention="auto")
   c.vocab = dict(path="", size=32_000, game24_symbols=False)
   c.data.sources = dict(
       text=dict(kind="text", rate=1.0, path="data/text", holdout=0.001))
