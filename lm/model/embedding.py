@@ -85,9 +85,10 @@ def _backward(dtype, ring, saved, g_BTD):
     d = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(g_BTD)
     return d.astype(table_VD.dtype), None
   g_BTD = sharding.shard(g_BTD, *layers.WHOLE)
-  tokens_BT = sharding.shard(tokens_BT, *layers.WHOLE[:2])
   layout = jax.typeof(table_VD).sharding.spec
   rows = jax.typeof(g_BTD).sharding.spec[:2]
+  if jax.typeof(tokens_BT).sharding.spec[:2] != rows:  # Nobody placed them.
+    tokens_BT = sharding.shard(tokens_BT, *layers.WHOLE[:2])
 
   def local(tokens, g):
     size = table_VD.shape[0]
