@@ -6,7 +6,9 @@ On every host:
         --config=configs/pretrain/llama2_70b_v6e.py
         --workdir=runs/pretrain/llama2_70b_v6e --distributed
 
-Planned: not yet.
+Planned (modelled; jax 0.10.2, libtpu 0.0.42.1) for v6e:16x16 (v6e-256): 19.27
+of 31.25 GiB; 22.3 s a step, 1,103 tokens/s/chip, 51 % MFU; compute binds.
+2.01T tokens in 82.5 days, 507,000 chip-hours, $1,370,000 at list price.
 """
 
 from configs.pretrain import llama2_70b

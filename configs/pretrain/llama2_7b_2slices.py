@@ -8,7 +8,10 @@ On every host of both slices:
 
 Parameters are sharded inside of a slice; gradients are summed between slices.
 
-Planned: not yet.
+Planned (modelled; jax 0.10.2, libtpu 0.0.42.1) for 2 x v5e:16x16
+(v5litepod-256): 8.37 of 15.75 GiB; 2.65 s a step, 3,091 tokens/s/chip, 65 %
+MFU; compute binds. 524B tokens in 3.83 days, 47,100 chip-hours, $56,500 at
+list price.
 """
 
 from configs.pretrain import llama2_7b
