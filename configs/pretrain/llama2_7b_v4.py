@@ -7,9 +7,9 @@ On every host:
 
 4 rows of 4,096 tokens a chip.
 
-Planned (modelled; jax 0.10.2, libtpu 0.0.42.1) for v4:4x4x8 (v4-256): 20.19
-of 30.75 GiB; 4.48 s a step, 3,655 tokens/s/chip, 57 % MFU; compute binds.
-1.99T tokens in 49.3 days, 151,000 chip-hours, $488,000 at list price.
+Planned (modelled; jax 0.10.2, libtpu 0.0.42.1) for v4:4x4x8 (v4-256): 16.22
+of 30.75 GiB; 4.52 s a step, 3,627 tokens/s/chip, 57 % MFU; compute binds.
+1.99T tokens in 49.7 days, 153,000 chip-hours, $491,000 at list price.
 """
 
 from configs.pretrain import llama2_7b
