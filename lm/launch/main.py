@@ -8,7 +8,9 @@ working folder and the mesh that `config.mesh` asks for, already set. With
 --plan=TOPOLOGY it is not called: the step that `program(config)` is made of is
 compiled for a TPU that need not be there (`lm.launch.plan`). Faults of
 the input (`UserError`, a bad flag, an unknown config key, a full disk) end in
-one line on stderr and exit status 2.
+one line on stderr and exit status 2; other hosts that are missing or gone in
+status 75; SIGTERM, after a checkpoint, in 143. With several hosts all end
+together, and the log of process 0 says what ended any of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +18,10 @@ import errno
 import json
 import os
 import pathlib
+import signal
 import sys
 import textwrap
+import traceback
 from typing import Any
 
 from absl import flags
@@ -27,9 +31,13 @@ import ml_collections
 from ml_collections import config_flags
 
 from lm import sharding
+from lm import train
 from lm.launch import config_file
+from lm.launch import events
+from lm.launch import hosts
 from lm.launch import runtime
 from lm.launch import supervise
+from lm.launch import watch
 from lm.launch.plan import topology
 from lm.types import UserError
 
@@ -37,6 +45,7 @@ Run = Callable[[ml_collections.ConfigDict, pathlib.Path, jax.sharding.Mesh],
                object]
 Program = Callable[[Mapping[str, Any]], Any]
 DOES_NOT_FIT_STATUS = 1
+BUG_STATUS = 1
 USER_ERROR_STATUS = 2
 
 
@@ -72,22 +81,36 @@ def execute(run: Run, argv: Sequence[str],
     if values.plan:
       return _plan(program, values, _config_path(argv))
     if values.supervise:
-      return supervise.supervise(pathlib.Path(values.workdir))
-    _execute(run, values)
-  except (UserError, flags.Error) as e:
-    sys.stderr.write(f"error: {e}\n")
-    return USER_ERROR_STATUS
-  except OSError as e:
-    if e.errno != errno.ENOSPC:
-      raise
-    sys.stderr.write(
-        f"error: no space left on the disk ({e.filename or e.strerror}): free"
-        " some, then run the same command again to resume\n")
-    return USER_ERROR_STATUS
+      return supervise.supervise(
+          pathlib.Path(values.workdir), stall_timeout=values.stall_timeout)
+    return _execute(run, values)
+  except Exception as e:
+    return _say(fault(e))
   except KeyboardInterrupt:
     sys.stderr.write("interrupted\n")
     return 130
-  return 0
+
+
+def fault(error: Exception, index: int = 0, *,
+          hosts_count: int = 1) -> watch.Failure:
+  """One line and an exit status for what went wrong; a bug also has a stack."""
+  text, status, stack = str(error), USER_ERROR_STATUS, ""
+  if isinstance(error, hosts.LostHosts) or (
+      hosts_count > 1 and watch.lost_contact(error)):
+    status = watch.LOST_STATUS
+    text = text if isinstance(error, UserError) else text.splitlines()[0]
+  elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    text = (f"no space left on the disk ({error.filename or error.strerror}):"
+            " free some, then run the same command again to resume")
+  elif not isinstance(error, (UserError, flags.Error)):
+    status, stack = BUG_STATUS, "".join(traceback.format_exception(error))
+    text = f"{type(error).__name__}: {error}"
+  return watch.Failure(index, text, status, stack)
+
+
+def _say(failure: watch.Failure) -> int:
+  sys.stderr.write(failure.stack or f"error: {failure.text}\n")
+  return failure.status
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
@@ -149,6 +172,13 @@ def _define(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_integer(
       "process_id", int(os.environ.get("JAX_PROCESS_ID", 0)),
       "Which of them this is, with --coordinator.", flag_values=values)
+  flags.DEFINE_integer(
+      "join_timeout", 300, "Seconds to wait for all hosts at the start; those"
+      " that are missing are named.", flag_values=values, lower_bound=1)
+  flags.DEFINE_integer(
+      "stall_timeout", 900, "Seconds without a finished step after which the"
+      " run ends, saying which host is behind and where each one waits; 0 ="
+      " never.", flag_values=values, lower_bound=0)
   flags.DEFINE_string(
       "plan", None, "Compile the step for a TPU slice, such as v5p:8x8x8 or"
       " v5e-256, and say whether it fits, how fast it would be and what it"
@@ -185,7 +215,7 @@ def _plan(program: Program | None, values: flags.FlagValues,
   return 0 if fits else DOES_NOT_FIT_STATUS
 
 
-def _execute(run: Run, values: flags.FlagValues) -> None:
+def _execute(run: Run, values: flags.FlagValues) -> int:
   config, workdir = values.config, pathlib.Path(values.workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -196,9 +226,44 @@ def _execute(run: Run, values: flags.FlagValues) -> None:
   runtime.quiet_without_accelerator()
   runtime.cpu_devices(values.cpu_devices)
   runtime.compilation_cache()
-  runtime.distributed(
+  place = hosts.find(
       auto=values.distributed, coordinator=values.coordinator,
-      num_processes=values.num_processes, process_id=values.process_id)
+      num_processes=values.num_processes, process_id=values.process_id,
+      timeout=values.join_timeout)
+  names = hosts.join(place, workdir=workdir, timeout=values.join_timeout,
+                     about={"config": config.to_dict()})
+  watching = watch.begin(names, stall_timeout=values.stall_timeout)
+  first = jax.process_index() == 0
+  if not first:
+    logging.set_verbosity(logging.WARNING)
+  try:
+    _run(run, config, workdir)
+  except train.Stopped as e:  # Saved, on all hosts.
+    if first:
+      events.record(workdir, "stopped", step=e.step,
+                    signal=signal.Signals(e.code - 128).name)
+    status = e.code
+  except Exception as e:
+    mine = fault(e, jax.process_index(), hosts_count=len(names))
+    failure = watching.failed(mine, lost=mine.status == watch.LOST_STATUS)
+    status = _say(failure)
+    if first:
+      events.record(workdir, "error", host=names[failure.index],
+                    process=failure.index, text=failure.text)
+    if len(names) > 1:  # No farewell: the others may wait in a collective.
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(status)
+  else:
+    status = 0
+    if first:
+      events.record(workdir, "finished")
+  watching.stop()
+  return status
+
+
+def _run(run: Run, config: ml_collections.ConfigDict, workdir) -> None:
+  """Lays out the mesh, notes what is run, and runs it."""
   shape = config.get("mesh")
   if isinstance(shape, ml_collections.ConfigDict):
     shape = shape.to_dict()
@@ -206,6 +271,8 @@ def _execute(run: Run, values: flags.FlagValues) -> None:
   if jax.process_index() == 0:
     text = json.dumps(config.to_dict(), indent=2, default=str)
     (workdir / "config.json").write_text(text + "\n")
+    events.record(workdir, "started", processes=jax.process_count(),
+                  devices=mesh.size, kind=jax.devices()[0].device_kind)
   logging.info("%d x %s, mesh %s", mesh.size, jax.devices()[0].device_kind,
                dict(mesh.shape))
   with jax.set_mesh(mesh):

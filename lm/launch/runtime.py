@@ -12,8 +12,6 @@ import sys
 
 import jax
 
-from lm.types import UserError
-
 
 # A training step on a CPU takes its scratch memory afresh each time; with small
 # pages the page faults cost more than the arithmetic (2 to 4 times the step,
@@ -74,37 +72,3 @@ def compilation_cache() -> None:
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def distributed(
-    *, auto: bool = False, coordinator: str | None = None,
-    num_processes: int = 1, process_id: int = 0,
-) -> None:
-  """Joins the other hosts, if there are any; call before any other JAX use.
-
-  Args:
-    auto: let JAX find the hosts (Cloud TPU pods, Slurm, Kubernetes, MPI).
-    coordinator: host:port of process 0, where it cannot.
-    num_processes: how many processes there are.
-    process_id: which of them this is.
-
-  Raises:
-    UserError: a process number out of range, or no connection.
-  """
-  if coordinator and not 0 <= process_id < num_processes:
-    raise UserError(f"--process_id={process_id} is not below"
-                    f" --num_processes={num_processes}")
-  if not auto and num_processes == 1:
-    return
-  if not auto and not coordinator:
-    raise UserError("--num_processes needs --coordinator=HOST:PORT")
-  if jax.config.jax_platforms in (None, "", "cpu"):
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  kwargs = {} if auto else dict(
-      coordinator_address=coordinator, num_processes=num_processes,
-      process_id=process_id)
-  try:
-    jax.distributed.initialize(**kwargs)
-  except (RuntimeError, ValueError) as e:
-    line = str(e).splitlines()[0]
-    raise UserError(f"could not join the other hosts: {line}") from e

@@ -22,6 +22,7 @@ from lm import optim
 from lm import train
 from lm.data import vocab as vocab_lib
 from lm.launch import config_file
+from lm.launch import watch
 from lm.train import hooks as hooks_lib
 from lm.types import Batch, Output, Params, TrainState, UserError
 
@@ -370,7 +371,7 @@ class Stage:
         train.Evaluate(self.evaluate, every=c["evaluate"]["every"],
                        first=self.before),
         train.Checkpoint(checkpointer, every=c["checkpoint"]["every"]),
-        train.StopOnSignal()]
+        train.StopOnSignal(), watch.Beat()]
 
   def _write_result(self, state: TrainState) -> None:
     """From the metrics on disk, so a run killed after its end has one too."""

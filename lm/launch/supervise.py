@@ -1,35 +1,51 @@
 """Restarts a run that dies, as long as it gets further each time."""
 
 from collections.abc import Sequence
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from typing import Any
 
 from absl import logging
 
+from lm.launch import watch
+
 DONE = (0, 2)  # Finished, or a fault of the input: restarting mends neither.
+STOPPED = 128 + signal.SIGTERM  # Preempted: saved, and nobody's failure.
+# The fault of another host: its own exit, or that of JAX's coordinator.
+LOST = (watch.LOST_STATUS, -signal.SIGABRT)
+_GRACE = 60  # Seconds that a child has to notice its own stall.
 
 
 def supervise(
-    workdir: pathlib.Path, command: Sequence[str] | None = None, *,
-    max_failures: int = 3, delay: float = 1.0,
+    workdir: Any, command: Sequence[str] | None = None, *,
+    max_failures: int = 3, max_lost: int = 20, delay: float = 1.0,
+    stall_timeout: float = 0, grace: float = _GRACE,
 ) -> int:
   """Runs a command until it ends by itself; returns its exit status.
 
-  It is started again after a crash or a kill, and resumes from its last
-  checkpoint. After `max_failures` deaths in a row without a new checkpoint it
-  is given up. SIGTERM and SIGINT are passed on, and then it is not restarted.
+  It is started again after a crash, a kill or a preemption notice that only it
+  got, and resumes from its last checkpoint. After `max_failures` deaths in a
+  row without a new checkpoint it is given up. That another host is missing or
+  gone counts on its own, for that host may need longer to come back. SIGTERM
+  and SIGINT to the supervisor are passed on, and then it is not restarted.
 
   Args:
     workdir: the run's folder, where new checkpoints appear.
     command: by default this process's own, without --supervise.
     max_failures: how many deaths without progress end it.
+    max_lost: how many losses of another host without progress end it.
     delay: seconds before a restart, doubled for each death in a row.
+    stall_timeout: the run's own, in seconds; 0 = none. A process that does not
+      even notice that is killed.
+    grace: seconds on top of it.
   """
   command = list(command or own_command())
-  stopped = []
+  stopped: list[int] = []
   child: subprocess.Popen | None = None
 
   def stop(signum, frame):
@@ -40,30 +56,64 @@ def supervise(
 
   previous = {s: signal.signal(s, stop)
               for s in (signal.SIGTERM, signal.SIGINT)}
-  failures, seen = 0, progress(workdir)
+  failures = lost = 0
+  seen = progress(workdir)
+  limit = stall_timeout + grace if stall_timeout else 0
+  beat = _beat_file()
   try:
     while True:
-      child = subprocess.Popen(command)
+      child = subprocess.Popen(
+          command, env={**os.environ, watch.BEAT_FILE: str(beat)})
       if stopped:  # Came between two children.
         child.send_signal(stopped[-1])
-      status = child.wait()
+      status = _wait(child, beat, limit)
       if status in DONE or stopped:
         return status if status >= 0 else 128 - status
       now = progress(workdir)
-      failures = 1 if now != seen else failures + 1
+      if now != seen:
+        failures = lost = 0
       seen = now
-      if failures >= max_failures:
+      if status == STOPPED:
+        again = 0
+      elif status in LOST:
+        again = lost = lost + 1
+      else:
+        again = failures = failures + 1
+      if failures >= max_failures or lost >= max_lost:
         logging.error("run died %d times without a new checkpoint (status %d):"
-                      " giving up", failures, status)
+                      " giving up", failures + lost, status)
         return status if status > 0 else 128 - status
-      logging.warning("run died (status %d): restarting from its last"
+      logging.warning("run ended (status %d): restarting from its last"
                       " checkpoint", status)
-      time.sleep(delay * 2 ** (failures - 1))
+      time.sleep(min(delay * 2 ** max(again - 1, 0), 30))
       if stopped:
         return 128 + stopped[-1]
   finally:
+    beat.unlink(missing_ok=True)
     for signum, handler in previous.items():
       signal.signal(signum, handler)
+
+
+def _beat_file() -> pathlib.Path:
+  """Its time says when the child was last alive; 0: nothing is expected."""
+  handle, name = tempfile.mkstemp(prefix="lm-beat-")
+  os.close(handle)
+  os.utime(name, (0, 0))
+  return pathlib.Path(name)
+
+
+def _wait(child: subprocess.Popen, beat: pathlib.Path, limit: float) -> int:
+  """The child's exit status; it is killed when it shows no life."""
+  os.utime(beat, (0, 0))
+  while True:
+    try:
+      return child.wait(1.0 if limit else None)
+    except subprocess.TimeoutExpired:
+      last = beat.stat().st_mtime
+      if last and time.time() - last > limit:
+        logging.error("run shows no life for %.0f s: killing it", limit)
+        child.kill()
+        return child.wait()
 
 
 def own_command() -> list[str]:
@@ -73,8 +123,8 @@ def own_command() -> list[str]:
       if a.partition("=")[0] not in ("--supervise", "-supervise")]
 
 
-def progress(workdir: pathlib.Path) -> frozenset[str]:
+def progress(workdir: Any) -> frozenset[str]:
   """The checkpoints there are: finished `step_N` folders."""
   return frozenset(
-      str(p.relative_to(workdir)) for p in workdir.glob("**/step_*")
+      str(p) for p in workdir.glob("**/step_*")
       if p.is_dir() and p.name.removeprefix("step_").isdigit())

@@ -24,7 +24,16 @@ class Source(Protocol):
 
 
 class Stopped(SystemExit):
-  """Training was asked to stop, saved, and ended; the code is the signal's."""
+  """Training was asked to stop, saved, and ended.
+
+  Attributes:
+    code: the exit status, that of the signal.
+    step: of the checkpoint.
+  """
+
+  def __init__(self, code: int, step: int):
+    super().__init__(code)
+    self.step = step
 
 
 class Run:
@@ -154,6 +163,6 @@ def fit(
     for hook in reversed(hooks):
       hook.close()
   if run.stop_code is not None:
-    raise Stopped(run.stop_code)
+    raise Stopped(run.stop_code, run.step)
   return run.state
 
