@@ -41,15 +41,18 @@ NOTEBOOKS = ["ipykernel>=6.29", "ipython>=8", "nbclient>=0.10",
 # The TPU compiler, which needs no TPU; of the jax that it is made for.
 PLAN = ["libtpu>=0.0.42,<0.0.43"]
 
+BUCKETS = ["gcsfs>=2026.9"]  # gs:// paths.
+
 EXTRAS = {
     "plan": PLAN,
-    "tpu": ["jax[tpu]>=0.10,<0.11"],
+    "tpu": ["jax[tpu]>=0.10,<0.11", *BUCKETS],
     "cuda": ["jax[cuda13]>=0.10,<0.11"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "notebooks": NOTEBOOKS,
     "bench": ["torch>=2.5", "transformers>=4.56"],
-    "test": NOTEBOOKS + PLAN + [
-        "mypy>=1.15,<3", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<1"],
+    "test": NOTEBOOKS + PLAN + BUCKETS + [
+        "gcp-storage-emulator>=2026.7", "mypy>=1.15,<3", "pytest>=8",
+        "pytest-xdist>=3.6", "ruff>=0.9,<1"],
 }
 
 

@@ -21,7 +21,7 @@ LEVELS = {
     "//lm:cli": 5,
 }
 TOP = 6  # Experiments, configs, benchmarks and tests.
-CORE = ("__init__", "types", "sharding", "masked")
+CORE = ("__init__", "types", "sharding", "masked", "paths")
 SOURCES = ("lm", "experiments", "configs", "benchmarks", "tests")
 
 

@@ -13,6 +13,7 @@ import pathlib
 
 from lm import model
 from lm import objectives
+from lm import paths
 from lm import train
 from lm.data import mixture
 from lm.evals import instructions
@@ -28,7 +29,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   before = stage.init_from(config["init"])
   vocab, length = before.vocab, config["length"]
   specs = config["data"]["sources"]
-  folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
+  folder = paths.path(config["data"]["folder"] or workdir / "data")
 
   def sources(split):
     folders = stage.first_alone(lambda: mixture.write(

@@ -12,6 +12,7 @@ import pathlib
 
 from lm import model
 from lm import objectives
+from lm import paths
 from lm import train
 from lm.data import mixture
 from lm.data import vocab as vocab_lib
@@ -28,7 +29,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
               evaluate=("every", "batches"))
   config = stage.by_the_dial(config)
   specs, length = config["data"]["sources"], config["length"]
-  folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
+  folder = paths.path(config["data"]["folder"] or workdir / "data")
   vocab = stage.first_alone(lambda: stage.call(
       vocabulary, workdir, specs, where="vocab", **config["vocab"]))
 
@@ -79,11 +80,11 @@ def vocabulary(workdir: pathlib.Path, specs, *, path: str, size: int,
   own = workdir / stage.VOCAB
   if path:
     vocab = vocab_lib.load(path)
-    if own.exists() and vocab_lib.load(own).hash != vocab.hash:
+    if paths.is_file(own) and vocab_lib.load(own).hash != vocab.hash:
       raise UserError(f"{own}, which this run began with, is not the vocabulary"
                       f" {path}: use that, or another --workdir")
     return vocab
-  if own.exists():
+  if paths.is_file(own):
     return vocab_lib.load(own)
   return vocab_lib.train(
       mixture.texts(specs), size, path=own,

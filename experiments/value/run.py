@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from lm import model
 from lm import objectives
+from lm import paths
 from lm import sharding
 from lm import train
 from lm.data import mixture
@@ -30,7 +31,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
               evaluate=("every", "batches"))
   before = stage.init_from(config["init"])
   specs, length = config["data"]["sources"], config["length"]
-  folder = pathlib.Path(config["data"]["folder"] or workdir / "data")
+  folder = paths.path(config["data"]["folder"] or workdir / "data")
 
   def sources(split):
     folders = stage.first_alone(lambda: mixture.write(

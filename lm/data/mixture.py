@@ -21,6 +21,7 @@ import os
 import pathlib
 from typing import Any
 
+from lm import paths
 from lm.data import chat, corpus, dialogues, pipeline, prepare, store, tasks
 from lm.data.problems import game24
 from lm.data.vocab import Vocab
@@ -215,7 +216,7 @@ def write(
   Args:
     specs: the parts.
     vocab: the vocabulary.
-    folder: where the parts' folders lie.
+    folder: where the parts' folders lie; may be a `gs://` path.
     form: "tokens" or "examples".
     split: "train" or "validation".
     length: tokens per row.
@@ -227,8 +228,8 @@ def write(
     if task is None:
       continue
     mark = tasks.digest(form, task.key, vocab.hash)[:8]
-    where = pathlib.Path(folder) / f"{name}-{split}-{mark}"
-    if split != "train" and not (where / store.MANIFEST).exists() and (
+    where = paths.path(folder) / f"{name}-{split}-{mark}"
+    if split != "train" and not paths.is_file(where / store.MANIFEST) and (
         next(task.examples(), None) is None):
       continue
     prepare.write(task, where, processes=processes, too_long="drop",

@@ -2,7 +2,8 @@
 
 Shards are written by several processes, each atomically; a run that was killed
 goes on with the shards that are missing, and the bytes do not depend on how
-often that happened or on how many processes there were.
+often that happened or on how many processes there were. Data for a bucket
+(`gs://`) is prepared in the cache, then sent there, its manifest last.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lm.data import packing, store
+from lm import paths
+from lm.data import mirror, packing, store
 from lm.data.tasks import Task
 from lm.types import UserError
 
@@ -36,7 +38,7 @@ def write(
 
   Args:
     task: what to write.
-    folder: where; made if missing.
+    folder: where; made if missing. May be a `gs://` path.
     processes: how many to use; 1 stays in this process, None starts others
       if there is much to do.
     lengths: row lengths to store packing plans for (examples only; other
@@ -45,20 +47,23 @@ def write(
     overwrite: whether to replace other data in the folder.
 
   Returns:
-    The manifest.
+    The manifest; of the local copy, if the folder is in a bucket.
 
   Raises:
-    UserError: other data in the folder, no data at all, or bad rows.
+    UserError: other data in the folder, no data at all, or bad rows; a bucket
+      that refuses.
   """
-  folder = pathlib.Path(folder)
+  target: Any = paths.path(folder)
   job = hashlib.sha256(json.dumps(
       [store.FORMAT_VERSION, task.name, task.kind, task.vocab.hash, task.key,
        len(task.shards)]).encode()).hexdigest()[:16]
-  manifest = _finished(folder, task, job, overwrite)
-  if manifest is None:
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = _write_shards(task, folder, job, processes)
-    manifest = _finish(task, folder, job, entries)
+  manifest = _finished(target, task, job, overwrite)
+  if manifest is None and paths.is_remote(target):
+    manifest = _write_remote(task, target, job, processes)
+  elif manifest is None:
+    target.mkdir(parents=True, exist_ok=True)
+    entries = _write_shards(task, target, job, processes)
+    manifest = _finish(task, target, job, entries)
   if task.kind == "examples" and lengths:
     sizes = np.array([e["tokens"].size for e in store.read_examples(manifest)])
     for length in lengths:
@@ -66,9 +71,19 @@ def write(
   return manifest
 
 
+def _write_remote(task: Task, folder: Any, job: str,
+                  processes: int | None) -> store.Manifest:
+  """Prepares in the cache, or finds it done there, and sends it."""
+  paths.make(folder)  # Before the work: the bucket may not be there.
+  local = mirror.place(folder, job)
+  made = write(task, local, processes=processes, overwrite=True)
+  mirror.send(local, folder, store.MANIFEST, made.files)
+  return store.open_folder(folder, task.kind)
+
+
 def _finished(folder: pathlib.Path, task: Task, job: str, overwrite: bool):
   """The manifest of the same job, if it is done and whole."""
-  if not (folder / store.MANIFEST).exists():
+  if not paths.is_file(folder / store.MANIFEST):
     return None
   try:
     manifest = store.open_folder(folder, task.kind)
@@ -76,11 +91,17 @@ def _finished(folder: pathlib.Path, task: Task, job: str, overwrite: bool):
       return manifest
     problem = f"holds other data ({manifest.name}, another source, vocabulary"
     problem += " or option)"
+  except paths.StorageError:
+    raise
   except UserError as e:
     problem = f"holds damaged data: {e}"
   if not overwrite:
     raise UserError(f"{folder} {problem}: give another folder, delete it, or"
                     " say overwrite")
+  if paths.is_remote(folder):
+    paths.remove(folder / store.MANIFEST)  # First: the rest is nothing then.
+    paths.remove_tree(folder)
+    return None
   for path in folder.iterdir():
     if path.suffix in (*_SUFFIX.values(), ".npz", ".json", ".tmp"):
       path.unlink()

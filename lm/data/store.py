@@ -3,7 +3,8 @@
 A prepared folder holds `manifest.json` and one file per shard: `*.tokens`, the
 token ids of all documents one after the other (uint16 or uint32, each document
 ended by `<|end|>`), or `*.array_record`, one example per record. Everything is
-written under another name and renamed, so what exists is whole.
+written under another name and renamed, so what exists is whole. A folder in a
+bucket (`gs://`) is read by way of a copy in the cache.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from lm import paths
+from lm.data import mirror
 from lm.types import UserError
 
 FORMAT_VERSION = 1
@@ -80,19 +83,8 @@ def token_dtype(vocab_size: int) -> np.dtype:
   return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def write_atomic(path: pathlib.Path, data: bytes) -> None:
-  """Writes a whole file or nothing, on disk when it returns."""
-  partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  with open(partial, "wb") as f:
-    f.write(data)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, path)
-
-
-def checksum(path: pathlib.Path) -> str:
-  with open(path, "rb") as f:
-    return hashlib.file_digest(f, "sha256").hexdigest()
+write_atomic = paths.write_bytes  # A whole file or nothing.
+checksum = paths.sha256
 
 
 def open_folder(
@@ -100,6 +92,8 @@ def open_folder(
     vocab_hash: str | None = None,
 ) -> Manifest:
   """Reads and checks a prepared folder.
+
+  One in a bucket is copied into the cache, and read from there.
 
   Args:
     folder: what `prepare` wrote.
@@ -111,11 +105,13 @@ def open_folder(
   Raises:
     UserError: no, unfinished, foreign or changed data; other vocabulary.
   """
-  folder = pathlib.Path(folder)
-  path = folder / MANIFEST
+  root: Any = paths.path(folder)
+  path = root / MANIFEST
   try:
-    fields = json.loads(path.read_text())
-    manifest = Manifest(**fields, folder=folder)
+    raw = paths.read_bytes(path)
+    manifest = Manifest(**json.loads(raw), folder=root)
+  except paths.StorageError:
+    raise
   except OSError as e:
     raise UserError(f"{folder} holds no prepared data ({MANIFEST} is missing):"
                     " run prepare again to finish it") from e
@@ -132,17 +128,23 @@ def open_folder(
     raise UserError(f"{folder} was prepared with vocabulary"
                     f" {manifest.vocab['hash']}, not {vocab_hash}: prepare it"
                     " again with this one")
-  for file, entry in zip(manifest.paths, manifest.files, strict=True):
-    if not file.is_file():
-      raise UserError(f"{file} is missing since the data was prepared: restore"
-                      " it or prepare the folder again")
-    if file.stat().st_size != entry["size"] or (
-        verify and checksum(file) != entry["sha256"]):
-      raise UserError(f"{file} has changed since the data was prepared: restore"
-                      " it or prepare the folder again")
+  if paths.is_remote(root):
+    local = mirror.fetch(root, raw, MANIFEST, manifest.files, verify=verify)
+    manifest = dataclasses.replace(manifest, folder=local)
+  else:
+    _check_files(manifest, verify)
   if not manifest.counts["tokens"]:
     raise UserError(f"{folder} holds no token: its source was empty")
   return manifest
+
+
+def _check_files(manifest: Manifest, verify: bool) -> None:
+  for file, entry in zip(manifest.paths, manifest.files, strict=True):
+    if not file.is_file():
+      raise mirror.missing(file)
+    if file.stat().st_size != entry["size"] or (
+        verify and checksum(file) != entry["sha256"]):
+      raise mirror.changed(file)
 
 
 def encode_example(example: Mapping[str, Any], dtype: np.dtype) -> bytes:

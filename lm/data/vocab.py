@@ -11,9 +11,9 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 import re
 
+from lm import paths
 from lm.types import UserError
 
 SPECIALS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -86,11 +86,9 @@ class Vocab:
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the vocabulary to one file, atomically."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(self.serialize())
-    os.replace(partial, path)
+    path = paths.path(path)
+    paths.make(path.parent)
+    paths.write_bytes(path, self.serialize())
 
 
 class SentencePieceVocab(Vocab):
@@ -229,9 +227,9 @@ def load(path: str | os.PathLike) -> Vocab:
   """
   if str(path) == "bytes":
     return ByteVocab()
-  path = pathlib.Path(path)
+  path = paths.path(path)
   try:
-    raw = path.read_bytes()
+    raw = paths.read_bytes(path)
   except OSError as e:
     raise UserError(f"no vocabulary at {path}: train one with"
                     " `lm vocab train`") from e

@@ -11,6 +11,9 @@ import json
 import time
 from typing import Any
 
+from lm import paths
+from lm.types import UserError
+
 FILE = "events.jsonl"
 
 
@@ -26,9 +29,9 @@ def record(workdir: Any, event: str, **fields: Any) -> None:
   path = workdir / FILE
   try:
     # Objects of a bucket cannot be appended to; there are few lines.
-    before = path.read_text() if path.exists() else ""
-    path.write_text(before + line + "\n")
-  except OSError:
+    before = paths.read_bytes(path) if paths.is_file(path) else b""
+    paths.write_bytes(path, before + line.encode() + b"\n")
+  except (UserError, OSError):
     pass
 
 
@@ -36,8 +39,8 @@ def read(workdir: Any) -> list[dict[str, Any]]:
   """All events in order; torn lines are left out."""
   path, found = workdir / FILE, []
   try:
-    lines = path.read_text().splitlines()
-  except OSError:
+    lines = paths.read_bytes(path).decode(errors="replace").splitlines()
+  except (UserError, OSError):
     return []
   for line in lines:
     try:

@@ -21,6 +21,7 @@ import uuid
 
 import jax
 
+from lm import paths
 from lm.types import UserError
 
 HOSTS_FILE = "hosts.json"
@@ -200,7 +201,8 @@ class _Meeting:
         self._forget_the_gone()
     answer = self._answer()
     if workdir is not None and "meeting" in answer:
-      (workdir / HOSTS_FILE).write_text(json.dumps(answer, indent=1) + "\n")
+      paths.write_bytes(workdir / HOSTS_FILE,
+                        json.dumps(answer, indent=1).encode())
     for connection in self._open.values():
       _send(connection, answer)
       connection.close()
@@ -221,7 +223,10 @@ class _Meeting:
   def _receive(self, connection: socket.socket) -> None:
     """Hears one that came; strangers are sent away."""
     hello = _read(connection, 5)
-    index = hello.get("process") if hello else None
+    if hello is None:
+      connection.close()
+      return
+    index = hello.get("process")
     if not isinstance(index, int) or not isinstance(hello.get("about"), dict):
       connection.close()
       return
@@ -316,9 +321,10 @@ def _check_shared(workdir: Folder, meeting: str, place: Place) -> None:
   """Refuses a working folder that is not the one of process 0."""
   for _ in range(20):  # A network file system may lag.
     try:
-      if json.loads((workdir / HOSTS_FILE).read_text())["meeting"] == meeting:
+      if json.loads(
+          paths.read_bytes(workdir / HOSTS_FILE))["meeting"] == meeting:
         return
-    except (OSError, ValueError, KeyError):
+    except (UserError, OSError, ValueError, KeyError):
       pass
     time.sleep(_POLL)
   raise UserError(
@@ -330,10 +336,10 @@ def _check_shared(workdir: Folder, meeting: str, place: Place) -> None:
 def _last_time(workdir: Folder, count: int) -> dict[int, str]:
   """The names of the hosts when they last met in this folder."""
   try:
-    hosts = json.loads((workdir / HOSTS_FILE).read_text())["hosts"]
+    hosts = json.loads(paths.read_bytes(workdir / HOSTS_FILE))["hosts"]
     return {int(k): str(v) for k, v in hosts.items()} if (
         len(hosts) == count) else {}
-  except (OSError, ValueError, KeyError, AttributeError):
+  except (UserError, OSError, ValueError, KeyError, AttributeError):
     return {}
 
 

@@ -30,6 +30,7 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from lm import paths
 from lm import sharding
 from lm import train
 from lm.launch import config_file
@@ -81,8 +82,7 @@ def execute(run: Run, argv: Sequence[str],
     if values.plan:
       return _plan(program, values, _config_path(argv))
     if values.supervise:
-      return supervise.supervise(
-          pathlib.Path(values.workdir), stall_timeout=values.stall_timeout)
+      return supervise.supervise(paths.path(values.workdir))
     return _execute(run, values)
   except Exception as e:
     return _say(fault(e))
@@ -216,9 +216,9 @@ def _plan(program: Program | None, values: flags.FlagValues,
 
 
 def _execute(run: Run, values: flags.FlagValues) -> int:
-  config, workdir = values.config, pathlib.Path(values.workdir)
+  config, workdir = values.config, paths.path(values.workdir)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
+    paths.make(workdir)
   except (FileExistsError, NotADirectoryError) as e:
     raise UserError(f"--workdir={workdir} is a file, not a folder") from e
   logging.use_absl_handler()
@@ -232,7 +232,11 @@ def _execute(run: Run, values: flags.FlagValues) -> int:
       timeout=values.join_timeout)
   names = hosts.join(place, workdir=workdir, timeout=values.join_timeout,
                      about={"config": config.to_dict()})
-  watching = watch.begin(names, stall_timeout=values.stall_timeout)
+  watching = watch.begin(
+      names, stall_timeout=values.stall_timeout,
+      record=lambda failure: events.record(
+          workdir, "error", host=names.get(failure.index),
+          process=failure.index, text=failure.text))
   first = jax.process_index() == 0
   if not first:
     logging.set_verbosity(logging.WARNING)
@@ -241,15 +245,12 @@ def _execute(run: Run, values: flags.FlagValues) -> int:
   except train.Stopped as e:  # Saved, on all hosts.
     if first:
       events.record(workdir, "stopped", step=e.step,
-                    signal=signal.Signals(e.code - 128).name)
-    status = e.code
+                    signal=signal.Signals(e.status - 128).name)
+    status = e.status
   except Exception as e:
     mine = fault(e, jax.process_index(), hosts_count=len(names))
     failure = watching.failed(mine, lost=mine.status == watch.LOST_STATUS)
     status = _say(failure)
-    if first:
-      events.record(workdir, "error", host=names[failure.index],
-                    process=failure.index, text=failure.text)
     if len(names) > 1:  # No farewell: the others may wait in a collective.
       sys.stdout.flush()
       sys.stderr.flush()
@@ -270,7 +271,7 @@ def _run(run: Run, config: ml_collections.ConfigDict, workdir) -> None:
   mesh = sharding.make_mesh(shape)
   if jax.process_index() == 0:
     text = json.dumps(config.to_dict(), indent=2, default=str)
-    (workdir / "config.json").write_text(text + "\n")
+    paths.write_bytes(workdir / "config.json", f"{text}\n".encode())
     events.record(workdir, "started", processes=jax.process_count(),
                   devices=mesh.size, kind=jax.devices()[0].device_kind)
   logging.info("%d x %s, mesh %s", mesh.size, jax.devices()[0].device_kind,

@@ -7,10 +7,11 @@ for TPU goes with the compile that needs it, and `XLA_FLAGS` is the user's.
 from collections.abc import Mapping
 import glob
 import os
-import pathlib
 import sys
 
 import jax
+
+from lm import paths
 
 
 # A training step on a CPU takes its scratch memory afresh each time; with small
@@ -52,12 +53,6 @@ def cpu_devices(count: int | None) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def cache_folder() -> pathlib.Path:
-  """Where things that only save time live: $LM_CACHE or ~/.cache/lm."""
-  return pathlib.Path(
-      os.environ.get("LM_CACHE") or pathlib.Path.home() / ".cache" / "lm")
-
-
 def compilation_cache() -> None:
   """Keeps compiled programs between runs; $JAX_COMPILATION_CACHE_DIR wins.
 
@@ -65,7 +60,7 @@ def compilation_cache() -> None:
   """
   if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
-  folder = cache_folder() / "jax"
+  folder = paths.cache_folder() / "jax"
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import inspect
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 from lm import model as model_lib
 from lm import objectives
 from lm import optim
+from lm import paths
 from lm import train
 from lm.data import vocab as vocab_lib
 from lm.launch import config_file
@@ -260,7 +260,7 @@ def _before(folder: str) -> str:
   if not folder:
     raise UserError("config.init is empty: name the --workdir of the stage"
                     " before, as in --config.init=runs/pretrain")
-  if not os.path.isdir(folder):
+  if not paths.is_dir(paths.path(folder)):
     raise UserError(f"config.init={folder}: no such folder; run the stage"
                     " before, or name its --workdir")
   return folder
@@ -348,7 +348,7 @@ class Stage:
 
   def _checkpointer(self) -> train.Checkpointer:
     vocab_file = self.workdir / VOCAB
-    if jax.process_index() == 0 and not vocab_file.exists():
+    if jax.process_index() == 0 and not paths.is_file(vocab_file):
       self.vocab.save(vocab_file)
     return call(
         train.Checkpointer, self.workdir, where="checkpoint",
@@ -387,6 +387,5 @@ class Stage:
     if self.before:
       result |= {f"before/{k}": v for k, v in at[0].items()}
     if jax.process_index() == 0:
-      partial = self.workdir / f"{RESULT}.tmp"
-      partial.write_text(json.dumps(result, indent=1) + "\n")
-      os.replace(partial, self.workdir / RESULT)
+      paths.write_bytes(self.workdir / RESULT,
+                        f"{json.dumps(result, indent=1)}\n".encode())

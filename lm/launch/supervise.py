@@ -12,19 +12,22 @@ from typing import Any
 
 from absl import logging
 
+from lm import paths
 from lm.launch import watch
+from lm.train import files
+from lm.train import loading
+from lm.types import UserError
 
 DONE = (0, 2)  # Finished, or a fault of the input: restarting mends neither.
 STOPPED = 128 + signal.SIGTERM  # Preempted: saved, and nobody's failure.
 # The fault of another host: its own exit, or that of JAX's coordinator.
 LOST = (watch.LOST_STATUS, -signal.SIGABRT)
-_GRACE = 60  # Seconds that a child has to notice its own stall.
 
 
 def supervise(
     workdir: Any, command: Sequence[str] | None = None, *,
     max_failures: int = 3, max_lost: int = 20, delay: float = 1.0,
-    stall_timeout: float = 0, grace: float = _GRACE,
+    silence: float = 60.0,
 ) -> int:
   """Runs a command until it ends by itself; returns its exit status.
 
@@ -40,9 +43,8 @@ def supervise(
     max_failures: how many deaths without progress end it.
     max_lost: how many losses of another host without progress end it.
     delay: seconds before a restart, doubled for each death in a row.
-    stall_timeout: the run's own, in seconds; 0 = none. A process that does not
-      even notice that is killed.
-    grace: seconds on top of it.
+    silence: seconds without a sign of life from a training child's watch, such
+      as of a stopped process, after which it is killed.
   """
   command = list(command or own_command())
   stopped: list[int] = []
@@ -58,7 +60,6 @@ def supervise(
               for s in (signal.SIGTERM, signal.SIGINT)}
   failures = lost = 0
   seen = progress(workdir)
-  limit = stall_timeout + grace if stall_timeout else 0
   beat = _beat_file()
   try:
     while True:
@@ -66,7 +67,7 @@ def supervise(
           command, env={**os.environ, watch.BEAT_FILE: str(beat)})
       if stopped:  # Came between two children.
         child.send_signal(stopped[-1])
-      status = _wait(child, beat, limit)
+      status = _wait(child, beat, silence)
       if status in DONE or stopped:
         return status if status >= 0 else 128 - status
       now = progress(workdir)
@@ -102,16 +103,17 @@ def _beat_file() -> pathlib.Path:
   return pathlib.Path(name)
 
 
-def _wait(child: subprocess.Popen, beat: pathlib.Path, limit: float) -> int:
+def _wait(child: subprocess.Popen, beat: pathlib.Path,
+          silence: float) -> int:
   """The child's exit status; it is killed when it shows no life."""
   os.utime(beat, (0, 0))
   while True:
     try:
-      return child.wait(1.0 if limit else None)
+      return child.wait(min(1.0, silence / 2))
     except subprocess.TimeoutExpired:
       last = beat.stat().st_mtime
-      if last and time.time() - last > limit:
-        logging.error("run shows no life for %.0f s: killing it", limit)
+      if last and time.time() - last > silence:
+        logging.error("run shows no life for %.0f s: killing it", silence)
         child.kill()
         return child.wait()
 
@@ -124,7 +126,13 @@ def own_command() -> list[str]:
 
 
 def progress(workdir: Any) -> frozenset[str]:
-  """The checkpoints there are: finished `step_N` folders."""
+  """The checkpoints there are; none where the bucket does not answer."""
+  try:
+    if paths.is_remote(workdir):
+      found = files.steps(workdir / loading.FOLDER)
+      return frozenset(str(step) for step in found)
+  except UserError:
+    return frozenset()
   return frozenset(
       str(p) for p in workdir.glob("**/step_*")
       if p.is_dir() and p.name.removeprefix("step_").isdigit())

@@ -7,8 +7,8 @@ too long, naming the host that is behind and showing where each one waits; and
 it shows the supervisor that the process is alive.
 """
 
+from collections.abc import Callable
 import dataclasses
-import faulthandler
 import json
 import os
 import sys
@@ -63,14 +63,18 @@ class Watch:
   Args:
     names: of all processes.
     stall_timeout: seconds without a finished step that end the run; 0 = never.
-    say: called with each line that people should see.
+    record: called on process 0 with what ends the run.
     end: ends the process with a status; for tests.
   """
 
-  def __init__(self, names: dict[int, str], *, stall_timeout: float = 0,
-               say=None, end=os._exit):
-    self._names, self._limit, self._end = names, stall_timeout, end
-    self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
+  def __init__(
+      self, names: dict[int, str], *, stall_timeout: float = 0,
+      record: Callable[[Failure], None] = lambda failure: None,
+      end: Callable[[int], None] = os._exit,
+  ):
+    self._names, self._limit = names, stall_timeout
+    self._name = lambda i: f"{names.get(i, '?')} (process {i})"
+    self._record, self._end = record, end
     self._index = jax.process_index() if len(names) > 1 else 0
     self._client = distributed.global_state.client if len(names) > 1 else None
     self._step: int | None = None
@@ -90,7 +94,7 @@ class Watch:
     """Ends the thread; before JAX leaves the other hosts."""
     self._done.set()
     self._thread.join(10 * INTERVAL)
-    self._touch(False)
+    _touch(self._beat_file, False)
 
   def beat(self, step: int | None) -> None:
     """Notes that a step was finished; None: nothing more is expected."""
@@ -107,21 +111,22 @@ class Watch:
       The failure to report: another host's if it came first.
     """
     self._failing = True
-    if self._client is None:
-      return failure
-    if lost:
-      failure = self._root(failure)
-    self._publish(failure)
-    if self._index == 0:  # It holds the store: the others must hear of it.
-      time.sleep(2 * INTERVAL)
-      self._say_others(failure)
+    if self._client is not None:
+      if lost:
+        failure = self._root(failure)
+      self._publish(failure)
+      if self._index == 0:  # It holds the store: the others must hear of it.
+        time.sleep(2 * INTERVAL)
+        self._say_others(failure)
+    if self._index == 0:
+      self._record(failure)
     return failure
 
   # ------------------------------------------------------------- the thread
 
   def _run(self) -> None:
     while not self._done.wait(INTERVAL):
-      self._touch(self._step is not None)
+      _touch(self._beat_file, self._step is not None)
       self._count += 1
       if self._client is not None:
         try:
@@ -148,29 +153,28 @@ class Watch:
     if self._index == 0:
       time.sleep(INTERVAL)
       self._say_others(None)
+      self._record(other)
     else:
-      self._say(f"error: {self._name(other.index)}: {other.text}")
-    self._exit(other.status)
+      _say(f"error: {self._name(other.index)}: {other.text}")
+    _flush()
+    self._end(other.status)
 
   def _stalled(self, step: int) -> None:
     self._failing = True
     where = self._behind(step)
     text = (f"no step has finished for {self._limit:.0f} s (--stall_timeout):"
             f" {where}")
-    self._say(f"error: {text}; the stacks of this process:")
-    faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
     failure = Failure(self._index, text, LOST_STATUS, _main_stack())
+    _say(f"error: {text}\nstack of {self._name(self._index)}:\n{failure.stack}")
     if self._client is not None:
       self._publish(failure)
       if self._index == 0:
         time.sleep(4 * INTERVAL)
         self._say_others(failure)
-    self._exit(LOST_STATUS)
-
-  def _exit(self, status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    self._end(status)
+    if self._index == 0:
+      self._record(failure)
+    _flush()
+    self._end(LOST_STATUS)
 
   # ------------------------------------------------------------ other hosts
 
@@ -195,9 +199,9 @@ class Watch:
       return
     for other in others:
       if own is None or other.text != own.text:
-        self._say(f"error: {self._name(other.index)}: {other.text}")
+        _say(f"error: {self._name(other.index)}: {other.text}")
       if other.stack:
-        self._say(f"stack of {self._name(other.index)}:\n{other.stack}")
+        _say(f"stack of {self._name(other.index)}:\n{other.stack}")
 
   def _beats(self) -> dict[int, dict[str, Any]]:
     found = self._client.key_value_dir_get(_BEATS)
@@ -248,20 +252,6 @@ class Watch:
     return (f"{', '.join(map(self._name, late))} is still after step {least},"
             f" others after step {max(steps.values())}")
 
-  def _name(self, index: int) -> str:
-    return f"{self._names.get(index, '?')} (process {index})"
-
-  def _touch(self, armed: bool) -> None:
-    """Time 0 tells the supervisor to expect nothing."""
-    if self._beat_file:
-      try:
-        if armed:
-          os.utime(self._beat_file)
-        else:
-          os.utime(self._beat_file, (0, 0))
-      except OSError:
-        self._beat_file = None
-
 
 class Beat(train.Hook):
   """Tells the process's watch of every step."""
@@ -282,11 +272,15 @@ class Beat(train.Hook):
 _current: Watch | None = None  # One process, one watch.
 
 
-def begin(names: dict[int, str], *, stall_timeout: float) -> Watch:
-  """Starts the process's watch."""
+def begin(names: dict[int, str], **options: Any) -> Watch:
+  """Starts the process's watch, which `Beat` reports to."""
   global _current
-  _current = Watch(names, stall_timeout=stall_timeout).start()
+  _current = Watch(names, **options).start()
   return _current
+
+
+def _say(line: str) -> None:
+  sys.stderr.write(f"{line}\n")
 
 
 def _beat(step: int | None) -> None:
@@ -299,3 +293,17 @@ def _main_stack() -> str:
   frame = sys._current_frames().get(threading.main_thread().ident or 0)
   lines = traceback.format_stack(frame)[-_FRAMES:] if frame else []
   return "".join(lines).rstrip()
+
+
+def _flush() -> None:
+  sys.stdout.flush()
+  sys.stderr.flush()
+
+
+def _touch(beat_file: str | None, armed: bool) -> None:
+  """Time 0 tells the supervisor to expect nothing."""
+  if beat_file:
+    try:
+      os.utime(beat_file, None if armed else (0, 0))
+    except OSError:
+      pass  # The supervisor is gone.

@@ -10,6 +10,7 @@
 Everything downstream takes just the folder: `load("runs/tiny").params`.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -21,6 +22,8 @@ from typing import Any
 
 import jax
 
+from lm import paths
+from lm.train import agree
 from lm.train import arrays
 from lm.train import files
 from lm.train import loading
@@ -31,6 +34,9 @@ __all__ = ("Checkpointer", "Loaded", "find", "load")
 
 _DISK = ("space left", "exhausted", "quota", "file too large", "read-only",
          "permission", "error writing", "input/output error")
+# What orbax and tensorstore say of a bucket that does not take something.
+_BUCKET = ("http response", "gs://", "gcs", "storage", "unauthenticated",
+           "denied", "unavailable", "googleapis", "curl")
 
 
 class Checkpointer:
@@ -48,7 +54,8 @@ class Checkpointer:
     """Makes the folder and removes what a killed save left in it.
 
     Args:
-      folder: the working folder; checkpoints lie in `folder/checkpoints`.
+      folder: the working folder, which may be a `gs://` path; checkpoints lie
+        in `folder/checkpoints`.
       description: stored with every checkpoint; `model` and the `hash` of
         `vocab` must be the same when it is restored.
       vocab_file: copied into every checkpoint.
@@ -60,17 +67,17 @@ class Checkpointer:
     if keep_last < 1:
       raise UserError("keep_last must be at least 1: the newest checkpoint is"
                       " what a run resumes from")
-    self.folder = pathlib.Path(folder).absolute() / loading.FOLDER
+    self.folder = paths.absolute(folder) / loading.FOLDER
     self._description = {**description,
                          "best": {"metric": best, "largest": largest}}
-    self._vocab_file = pathlib.Path(vocab_file) if vocab_file else None
+    self._vocab_file = paths.path(vocab_file) if vocab_file else None
     self._keep_last, self._keep_best = keep_last, keep_best
     self._bad: set[int] = set()
     self._thread: threading.Thread | None = None
     self._error: BaseException | None = None
     self._orbax = None
     self.last_step: int | None = None  # The newest good one that we know of.
-    self.folder.mkdir(parents=True, exist_ok=True)
+    paths.make(self.folder)
     if jax.process_index() == 0:
       files.clean(self.folder)
 
@@ -109,17 +116,8 @@ class Checkpointer:
         **self._description, "format_version": files.FORMAT_VERSION,
         "step": step, "source": source_state or {}, "metrics": metrics,
         "arrays": {k: arrays.shapes(v) for k, v in trees.items()}}
-    with _DiskErrors(temp, self.folder):
-      if jax.process_index() == 0:
-        shutil.rmtree(temp, ignore_errors=True)
-        temp.mkdir(parents=True)
-        _check_space(temp, trees)
-        if self._vocab_file:
-          name = self._vocab_file.name
-          shutil.copyfile(self._vocab_file, temp / name)
-          vocab = {**description.get("vocab", {}), "file": name}
-          description["vocab"] = vocab
-        files.write_json(temp / files.DESCRIPTION, description)
+    with _DiskErrors(temp, self.folder, self.last_step):
+      agree.first("save/begin", lambda: self._begin(step, description, trees))
       orbax = arrays.orbax_module()
       if self._orbax is None:
         self._orbax = arrays.checkpointer()
@@ -130,6 +128,19 @@ class Checkpointer:
     self._thread.start()
     if wait:
       self.wait()
+
+  def _begin(self, step: int, description: dict[str, Any],
+             trees: dict[str, Any]) -> None:
+    """Writes all but the arrays and the checksums."""
+    temp = files.begin(self.folder, step)
+    if not paths.is_remote(temp):
+      _check_space(temp, trees)
+    if self._vocab_file:
+      name = self._vocab_file.name
+      paths.copy(self._vocab_file, temp / name)
+      vocab = {**description.get("vocab", {}), "file": name}
+      description["vocab"] = vocab
+    files.write_json(temp / files.DESCRIPTION, description)
 
   def wait(self) -> None:
     """Waits for a save that is being written; raises if it failed."""
@@ -196,10 +207,9 @@ class Checkpointer:
   def _finish(self, step: int, temp: pathlib.Path) -> None:
     """In a thread: waits for orbax, commits, prunes."""
     try:
-      with _DiskErrors(temp, self.folder):
+      with _DiskErrors(temp, self.folder, self.last_step):
         self._orbax.wait_until_finished()
-        if jax.process_index() == 0:
-          files.commit(self.folder, step)
+        files.commit(self.folder, step)
         self._bad.discard(step)
         self.last_step = step
         if jax.process_index() == 0:
@@ -225,6 +235,7 @@ class _DiskErrors:
 
   temp: pathlib.Path
   folder: pathlib.Path
+  last_step: int | None
 
   def __enter__(self):
     return self
@@ -232,20 +243,34 @@ class _DiskErrors:
   def __exit__(self, kind, error, trace):
     if error is None:
       return
-    shutil.rmtree(self.temp, ignore_errors=True)
+    remote = paths.is_remote(self.folder)
+    if not remote or jax.process_index() == 0:
+      with contextlib.suppress(UserError):  # Else the next run removes it.
+        paths.remove_tree(self.temp)
     text = str(error)
     known = isinstance(error, OSError) or any(
-        word in text.lower() for word in _DISK)
-    if isinstance(error, UserError) or not known:
+        word in text.lower() for word in (_BUCKET if remote else _DISK))
+    refused = isinstance(error, paths.StorageError)
+    if isinstance(error, UserError) and not refused or (
+        not known and not refused):
       return
-    steps = files.steps(self.folder)
-    last = (f"the last good checkpoint is step {steps[-1]}" if steps
+    last = self._last()
+    last = (f"the last good checkpoint is step {last}" if last is not None
             else "there is no earlier checkpoint")
     step = int(self.temp.name.split("_")[1])
-    raise UserError(
-        f"could not write the checkpoint of step {step} to"
-        f" {self.folder}: {_reason(error)}; {last}. Free some space, then"
-        " run the same command again") from error
+    what = f"could not write the checkpoint of step {step} to {self.folder}: "
+    if remote:
+      reason = text if refused else paths.explain(self.temp, error)
+      raise UserError(f"{what}{last}. {reason}") from error
+    raise UserError(f"{what}{_reason(error)}; {last}. Free some space, then"
+                    " run the same command again") from error
+
+  def _last(self) -> int | None:
+    """The newest checkpoint; a bucket that refuses may not even say that."""
+    try:
+      return max(files.steps(self.folder), default=None)
+    except UserError:
+      return self.last_step
 
 
 def _check_space(folder: pathlib.Path, trees: dict[str, Any]) -> None:

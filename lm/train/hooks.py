@@ -2,107 +2,24 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-import json
 import math
-import os
-import pathlib
 import signal
 import threading
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
 from lm.train.checkpoint import Checkpointer
 from lm.train.loop import Hook, Run
+from lm.train.metrics import JsonLines, TensorBoard, read_metrics
 from lm.types import Params, UserError
 
-METRICS_FILE = "metrics.jsonl"
+__all__ = ("Checkpoint", "Diverged", "Evaluate", "JsonLines", "StopIfDiverged",
+           "StopOnSignal", "TensorBoard", "read_metrics")
 
 
 class Diverged(UserError):
   """The loss is not finite or has exploded; the message is the report."""
-
-
-class JsonLines(Hook):
-  """Appends `{"step": ..., "loss": ..., ...}` to `metrics.jsonl`.
-
-  When a run resumes, rows after its checkpoint are dropped: they come again.
-  """
-
-  def __init__(self, folder: str | os.PathLike, *, every: int = 1):
-    self._path = pathlib.Path(folder) / METRICS_FILE
-    self._every = every
-    self._file: TextIO | None = None
-
-  def start(self, run):
-    if jax.process_index() != 0:
-      return
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in read_metrics(self._path)
-            if row["step"] <= run.start_step]
-    partial = self._path.with_suffix(".tmp")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(partial, self._path)
-    self._file = open(self._path, "a", buffering=1)
-
-  def on_metrics(self, run, step, metrics):
-    if step % self._every == 0 or step in (run.start_step + 1, run.num_steps):
-      self.on_report(run, step, metrics)
-
-  def on_report(self, run, step, metrics):
-    if self._file is not None:
-      self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-
-  def close(self):
-    if self._file is not None:
-      self._file.close()
-      self._file = None
-
-
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The rows of a metrics file, or of a folder's; torn lines are dropped."""
-  path = pathlib.Path(path)
-  path = path / METRICS_FILE if path.is_dir() else path
-  rows = []
-  if path.exists():
-    for line in path.read_text(errors="replace").splitlines():
-      try:
-        row = json.loads(line)
-      except ValueError:
-        continue
-      if isinstance(row, dict) and isinstance(row.get("step"), int):
-        rows.append(row)
-  return rows
-
-
-class TensorBoard(Hook):
-  """Writes scalars for TensorBoard into `folder/tensorboard`."""
-
-  def __init__(self, folder: str | os.PathLike, *, every: int = 10):
-    self._folder = pathlib.Path(folder) / "tensorboard"
-    self._every = every
-    self._writer = None
-
-  def start(self, run):
-    if jax.process_index() == 0:
-      import tensorboardX  # Only where it is used.
-      self._writer = tensorboardX.SummaryWriter(
-          str(self._folder), purge_step=run.start_step + 1)
-
-  def on_metrics(self, run, step, metrics):
-    if step % self._every == 0:
-      self.on_report(run, step, metrics)
-
-  def on_report(self, run, step, metrics):
-    if self._writer is not None:
-      for name, value in metrics.items():
-        name = name if "/" in name else f"train/{name}"
-        self._writer.add_scalar(name, value, step)
-
-  def close(self):
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
 
 
 class Evaluate(Hook):

@@ -8,6 +8,8 @@ import warnings
 
 import jax
 
+from lm import paths
+from lm.train import agree
 from lm.train import arrays
 from lm.train import files
 from lm.train.files import CheckpointError
@@ -75,16 +77,40 @@ def load(
 def find(
     folder: str | os.PathLike, *, step: int | None = None, which: str = "last"
 ) -> tuple[pathlib.Path, dict[str, Any]]:
-  """A good checkpoint's folder and description; arguments as for `load`."""
-  folder = pathlib.Path(folder).absolute()
-  if (folder / files.DESCRIPTION).exists() or (
-      folder / files.CHECKSUMS).exists():
-    return folder, files.verify(folder, skip=_NOT_NEEDED)
-  root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+  """A good checkpoint's folder and description; arguments as for `load`.
+
+  With several processes all call it, and all find the same one.
+  """
+  whole: Any = paths.absolute(folder)
+  # What lies there is for process 0 to say: it may change while others look.
+  inner, step = agree.first("find", lambda: _choose(whole, step, which))
+  root = whole / inner if inner else whole
+  if step is not None:
+    path = files.step_folder(root, step)
+  elif inner is None:
+    path = whole
+  else:
+    found = good(root, skip=_NOT_NEEDED)
+    if found is None:
+      raise _none(whole)
+    return found[:2]
+  return path, files.verify(path, skip=_NOT_NEEDED)
+
+
+def _choose(folder: pathlib.Path, step: int | None, which: str
+            ) -> tuple[str | None, int | None]:
+  """Where in `folder` checkpoints lie (None: it is one), and which to take.
+
+  No step means the newest good one.
+  """
+  if paths.is_file(folder / files.DESCRIPTION) or paths.is_file(
+      folder / files.CHECKSUMS):
+    return None, None
+  inner = FOLDER if paths.is_dir(folder / FOLDER) else ""
+  root = folder / inner if inner else folder
   steps = files.steps(root)
   if not steps:
-    raise UserError(f"no checkpoint in {folder}: give a run's --workdir or one"
-                    " of its checkpoints")
+    raise _none(folder)
   if which not in ("last", "best"):
     raise UserError(f"which={which!r}: there are 'last' and 'best'")
   if step is None and which == "best":
@@ -93,15 +119,15 @@ def find(
       raise UserError(f"no checkpoint in {root} has the metric to rank by: use"
                       " which='last'")
     step = order[0][0]
-  if step is not None:
-    if step not in steps:
-      raise UserError(f"no checkpoint of step {step} in {root}: there are"
-                      f" {', '.join(map(str, steps))}")
-    path = files.step_folder(root, step)
-    return path, files.verify(path, skip=_NOT_NEEDED)
-  found = good(root, skip=_NOT_NEEDED)
-  assert found is not None  # There are steps, or it raises.
-  return found[:2]
+  elif step is not None and step not in steps:
+    raise UserError(f"no checkpoint of step {step} in {root}: there are"
+                    f" {', '.join(map(str, steps))}")
+  return inner, step
+
+
+def _none(folder: pathlib.Path) -> UserError:
+  return UserError(f"no checkpoint in {folder}: give a run's --workdir or one"
+                   " of its checkpoints")
 
 
 def ranked(
@@ -124,6 +150,8 @@ def good(
 ) -> tuple[pathlib.Path, dict[str, Any], list[int]] | None:
   """The newest good checkpoint, and the newer ones that are damaged.
 
+  With several processes all call it, and all find the same one.
+
   Args:
     folder: of checkpoints.
     skip: a folder inside a checkpoint that is not needed.
@@ -136,7 +164,7 @@ def good(
     UserError: there are some, but none is good.
   """
   faults: dict[int, CheckpointError] = {}
-  for step in reversed(files.steps(folder)):
+  for step in reversed(agree.first("steps", lambda: files.steps(folder))):
     path = files.step_folder(folder, step)
     try:
       description = files.verify(path, skip=skip)

@@ -27,13 +27,13 @@ class Stopped(SystemExit):
   """Training was asked to stop, saved, and ended.
 
   Attributes:
-    code: the exit status, that of the signal.
+    status: of the exit, that of the signal.
     step: of the checkpoint.
   """
 
-  def __init__(self, code: int, step: int):
-    super().__init__(code)
-    self.step = step
+  def __init__(self, status: int, step: int):
+    super().__init__(status)
+    self.status, self.step = status, step
 
 
 class Run:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lm.launch import runtime
+from lm import paths
 from lm.launch.plan.topology import Topology
 
 
@@ -89,7 +89,7 @@ def _path(lowered, topology, options) -> pathlib.Path:
   key = json.dumps([lowered.as_text(), topology.name, topology.slices,
                     sorted(options.items()), versions()])
   digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-  return runtime.cache_folder() / "plan" / f"{digest}.json.gz"
+  return paths.cache_folder() / "plan" / f"{digest}.json.gz"
 
 
 @contextlib.contextmanager
