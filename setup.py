@@ -24,6 +24,7 @@ REQUIRED = [
     "numpy>=2.0",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "packaging>=24",
     "PyYAML>=6",
     "rich>=13",
     "scipy>=1.13",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from lm.launch import doctor
 from lm.types import UserError
 
 
@@ -36,6 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   _add_sample(commands)
   _add_ablate(commands)
   _add_plan(commands)
+  doctor.add(commands)
   args, args.rest = parser.parse_known_args(argv)
   for item in args.rest:
     if not (args.takes_overrides and item.startswith("--config.")):
