@@ -365,6 +365,7 @@ class Stage:
         c["length"] / 2, training=True)
     return [
         train.Progress(flops_per_token=flops, every=every, title=self.name),
+        train.Goodput(self.workdir, every=every),
         train.JsonLines(self.workdir, every=max(1, every // 5)),
         train.TensorBoard(self.workdir, every=max(1, every // 5)),
         train.StopIfDiverged(checkpointer),

@@ -3,6 +3,7 @@
 from lm.train import checkpoint
 from lm.train.checkpoint import Checkpointer, Loaded, find, load
 from lm.train.evaluate import bits_per_byte, token_bytes
+from lm.train.goodput import Goodput
 from lm.train.hooks import (
     Checkpoint, Diverged, Evaluate, JsonLines, StopIfDiverged, StopOnSignal,
     TensorBoard, read_metrics)
@@ -14,10 +15,10 @@ from lm.train.step import (
     state_of)
 
 __all__ = (
-    "Checkpoint", "Checkpointer", "Diverged", "Evaluate", "Hook", "JsonLines",
-    "Loaded", "Progress", "Run", "Source", "Step", "StopIfDiverged",
-    "StopOnSignal", "Stopped", "TensorBoard", "abstract_batch",
-    "abstract_state", "begin", "bits_per_byte", "checkpoint", "find", "fit",
-    "init_state", "load", "make_step", "read_metrics", "shard_batch",
-    "state_of", "token_bytes",
+    "Checkpoint", "Checkpointer", "Diverged", "Evaluate", "Goodput", "Hook",
+    "JsonLines", "Loaded", "Progress", "Run", "Source", "Step",
+    "StopIfDiverged", "StopOnSignal", "Stopped", "TensorBoard",
+    "abstract_batch", "abstract_state", "begin", "bits_per_byte", "checkpoint",
+    "find", "fit", "init_state", "load", "make_step", "read_metrics",
+    "shard_batch", "state_of", "token_bytes",
 )

@@ -73,7 +73,8 @@ class Progress(Hook):
         run.report(step, {k: v for k, v in speed.items() if k != "eta"})
 
   def on_report(self, run, step, metrics):
-    shown = {k: v for k, v in metrics.items() if not k.startswith("speed/")}
+    shown = {k: v for k, v in metrics.items()
+             if not k.startswith(("speed/", "goodput"))}
     if self._shown and shown:
       text = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
       self._console.print(f"{self._title} {step}/{run.num_steps}  {text}",

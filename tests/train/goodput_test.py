@@ -1,0 +1,72 @@
+"""Useful time over wall time, over restarts and with work done twice."""
+
+import time
+
+import jax.numpy as jnp
+import pytest
+from tests.train import toy
+
+from lm import train
+from lm.types import TrainState
+
+STEP, SAVE = 0.05, 0.2
+
+
+class Slow(train.Hook):
+  """Takes its time after every second step, as saving would."""
+
+  def after_step(self, run):
+    if run.step % 2 == 0:
+      time.sleep(SAVE)
+
+
+class Die(train.Hook):
+
+  def __init__(self, at):
+    self._at = at
+
+  def after_step(self, run):
+    if run.step == self._at:
+      raise RuntimeError("killed")
+
+
+def step(state, batch):
+  time.sleep(STEP)
+  return state.replace(step=state.step + 1), {"loss": jnp.float32(1.0)}
+
+
+def run(folder, *, start=0, steps=12, hooks=()):
+  state = TrainState(jnp.int32(start), {"w": jnp.zeros(())}, ())
+  train.fit(state, toy.Source(), step, steps, [
+      train.Goodput(folder, every=1), train.JsonLines(folder), Slow(), *hooks],
+      place=lambda batch: batch)
+
+
+def rows(folder):
+  return [r for r in train.read_metrics(folder) if "goodput" in r]
+
+
+def test_saves_and_the_first_step_are_not_useful(tmp_path):
+  run(tmp_path)
+  last = rows(tmp_path)[-1]
+  assert last["step"] == 12 and last["goodput/restarts"] == 0
+  assert last["goodput/useful_seconds"] == pytest.approx(11 * STEP, rel=0.3)
+  assert last["goodput/hooks_seconds"] > 5 * SAVE * 0.9
+  assert last["goodput"] == pytest.approx(
+      last["goodput/useful_seconds"] / last["goodput/wall_seconds"])
+  assert last["goodput"] < 0.6
+
+
+def test_what_is_done_twice_counts_once(tmp_path):
+  with pytest.raises(RuntimeError, match="killed"):
+    run(tmp_path, hooks=[Die(9)])
+  before = rows(tmp_path)
+  time.sleep(0.3)  # Nothing runs: wall time all the same.
+  run(tmp_path, start=4)
+  last = rows(tmp_path)[-1]
+  assert last["goodput/restarts"] == 1
+  assert last["goodput/began"] == before[0]["goodput/began"]
+  # Steps 2 to 4, and 6 to 12 after the restart, whose first one compiles.
+  assert last["goodput/useful_seconds"] == pytest.approx(10 * STEP, rel=0.3)
+  assert last["goodput/wall_seconds"] > (
+      before[-1]["goodput/wall_seconds"] + 0.3 + 8 * STEP)
