@@ -93,4 +93,4 @@ def test_what_is_done_twice_counts_once(tmp_path):
   # run's before step 4, six of the eight after the restart.
   assert last["goodput/useful_seconds"] == pytest.approx(9 * STEP)
   assert last["goodput/wall_seconds"] == pytest.approx(
-      before[-1]["goodput/wall_seconds"] + 0.3 + 8 * STEP)
+      before[-1]["goodput/wall_seconds"] + 0.3 + 8 * STEP + 4 * SAVE)
