@@ -372,6 +372,7 @@ class Stage:
         train.Evaluate(self.evaluate, every=c["evaluate"]["every"],
                        first=self.before),
         train.Checkpoint(checkpointer, every=c["checkpoint"]["every"]),
+        train.TraceOnDemand(self.workdir, every=every),
         train.StopOnSignal(), watch.Beat()]
 
   def _write_result(self, state: TrainState) -> None:

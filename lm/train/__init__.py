@@ -13,11 +13,12 @@ from lm.train.resume import begin
 from lm.train.step import (
     Step, abstract_batch, abstract_state, init_state, make_step, shard_batch,
     state_of)
+from lm.train.trace import TraceOnDemand
 
 __all__ = (
     "Checkpoint", "Checkpointer", "Diverged", "Evaluate", "Goodput", "Hook",
     "JsonLines", "Loaded", "Progress", "Run", "Source", "Step",
-    "StopIfDiverged", "StopOnSignal", "Stopped", "TensorBoard",
+    "StopIfDiverged", "StopOnSignal", "Stopped", "TensorBoard", "TraceOnDemand",
     "abstract_batch", "abstract_state", "begin", "bits_per_byte", "checkpoint",
     "find", "fit", "init_state", "load", "make_step", "read_metrics",
     "shard_batch", "state_of", "token_bytes",
