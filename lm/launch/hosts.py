@@ -26,6 +26,7 @@ from lm.types import UserError
 
 HOSTS_FILE = "hosts.json"
 _POLL = 0.5  # Seconds between two attempts to reach process 0.
+_LOOK = 10.0  # Seconds in which a file of one host is seen by the others.
 # A host that JAX has not heard of for so many seconds is taken for dead.
 _HEARTBEAT = 60
 
@@ -168,13 +169,11 @@ def meet(
   if place.index == 0:
     answer = _Meeting(place, hello, deadline, timeout).hold(workdir)
   else:
-    answer = _attend(place, hello, deadline, timeout)
+    answer = _attend(place, hello, deadline, timeout, workdir)
   if "lost" in answer:
     raise LostHosts(answer["lost"])
   if "error" in answer:
     raise UserError(answer["error"])
-  if workdir is not None:
-    _check_shared(workdir, answer["meeting"], place)
   return {int(k): v for k, v in answer["hosts"].items()}
 
 
@@ -201,8 +200,7 @@ class _Meeting:
         self._forget_the_gone()
     answer = self._answer()
     if workdir is not None and "meeting" in answer:
-      paths.write_bytes(workdir / HOSTS_FILE,
-                        json.dumps(answer, indent=1).encode())
+      answer = self._share(workdir, answer)
     for connection in self._open.values():
       _send(connection, answer)
       connection.close()
@@ -254,6 +252,23 @@ class _Meeting:
         del self._open[index], self._hellos[index]
         connection.close()
 
+  def _share(self, workdir: Folder, answer: dict) -> dict[str, Any]:
+    """Writes to the working folder, and asks whether the others see it."""
+    paths.write_bytes(workdir / HOSTS_FILE,
+                      json.dumps(answer, indent=1).encode())
+    for connection in self._open.values():
+      _send(connection, {"look": answer["meeting"]})
+    for index, connection in self._open.items():
+      reply = _read(connection, 4 * _LOOK)
+      if reply is None:
+        return {"lost": f"{self._place.name(index)} left while the hosts met"}
+      if not reply.get("seen"):
+        return {"error": (
+            f"--workdir={reply.get('workdir')} of {self._hellos[index]['host']}"
+            f" (process {index}) is not the folder that process 0 sees: give"
+            " one that all hosts share, such as gs://BUCKET/RUN")}
+    return answer
+
   def _answer(self) -> dict[str, Any]:
     place = self._place
     if self._fault:
@@ -270,8 +285,8 @@ class _Meeting:
         i: self._hellos[i]["host"] for i in range(place.count)}}
 
 
-def _attend(place: Place, hello: dict, deadline: float,
-            timeout: float) -> dict[str, Any]:
+def _attend(place: Place, hello: dict, deadline: float, timeout: float,
+            workdir: Folder | None) -> dict[str, Any]:
   """What process 0 answers."""
   reason = "no answer"
   while time.monotonic() < deadline:
@@ -280,6 +295,10 @@ def _attend(place: Place, hello: dict, deadline: float,
         _send(connection, hello)
         # Process 0 may give up later than we do: its answer names the missing.
         answer = _read(connection, deadline - time.monotonic() + 10)
+        if answer is not None and "look" in answer:
+          _send(connection, {"workdir": str(workdir), "seen": (
+              workdir is None or _sees(workdir, answer["look"]))})
+          answer = _read(connection, 5 * _LOOK)
         if answer is not None:
           return answer
     except OSError as e:
@@ -317,20 +336,19 @@ def _read(connection: socket.socket, timeout: float) -> dict | None:
   return message if isinstance(message, dict) else None
 
 
-def _check_shared(workdir: Folder, meeting: str, place: Place) -> None:
-  """Refuses a working folder that is not the one of process 0."""
-  for _ in range(20):  # A network file system may lag.
+def _sees(workdir: Folder, meeting: str) -> bool:
+  """Whether this is the folder that process 0 has written to."""
+  end = time.monotonic() + _LOOK  # A network file system may lag.
+  while True:
     try:
       if json.loads(
           paths.read_bytes(workdir / HOSTS_FILE))["meeting"] == meeting:
-        return
+        return True
     except (UserError, OSError, ValueError, KeyError):
       pass
+    if time.monotonic() > end:
+      return False
     time.sleep(_POLL)
-  raise UserError(
-      f"{socket.gethostname()} (process {place.index}): --workdir={workdir} is"
-      " not the folder that process 0 sees: give one that all hosts share, such"
-      " as gs://BUCKET/RUN")
 
 
 def _last_time(workdir: Folder, count: int) -> dict[int, str]:

@@ -36,6 +36,7 @@ from lm import train
 from lm.launch import config_file
 from lm.launch import events
 from lm.launch import hosts
+from lm.launch import peers
 from lm.launch import runtime
 from lm.launch import supervise
 from lm.launch import watch
@@ -92,12 +93,12 @@ def execute(run: Run, argv: Sequence[str],
 
 
 def fault(error: Exception, index: int = 0, *,
-          hosts_count: int = 1) -> watch.Failure:
+          hosts_count: int = 1) -> peers.Failure:
   """One line and an exit status for what went wrong; a bug also has a stack."""
   text, status, stack = str(error), USER_ERROR_STATUS, ""
   if isinstance(error, hosts.LostHosts) or (
       hosts_count > 1 and watch.lost_contact(error)):
-    status = watch.LOST_STATUS
+    status = peers.LOST_STATUS
     text = text if isinstance(error, UserError) else text.splitlines()[0]
   elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
     text = (f"no space left on the disk ({error.filename or error.strerror}):"
@@ -105,10 +106,10 @@ def fault(error: Exception, index: int = 0, *,
   elif not isinstance(error, (UserError, flags.Error)):
     status, stack = BUG_STATUS, "".join(traceback.format_exception(error))
     text = f"{type(error).__name__}: {error}"
-  return watch.Failure(index, text, status, stack)
+  return peers.Failure(index, text, status, stack)
 
 
-def _say(failure: watch.Failure) -> int:
+def _say(failure: peers.Failure) -> int:
   sys.stderr.write(failure.stack or f"error: {failure.text}\n")
   return failure.status
 
@@ -249,8 +250,7 @@ def _execute(run: Run, values: flags.FlagValues) -> int:
     status = e.status
   except Exception as e:
     mine = fault(e, jax.process_index(), hosts_count=len(names))
-    failure = watching.failed(mine, lost=mine.status == watch.LOST_STATUS)
-    status = _say(failure)
+    status = watching.failed(mine, lost=mine.status == peers.LOST_STATUS)
     if len(names) > 1:  # No farewell: the others may wait in a collective.
       sys.stdout.flush()
       sys.stderr.flush()

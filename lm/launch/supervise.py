@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 
 from lm import paths
+from lm.launch import peers
 from lm.launch import watch
 from lm.train import files
 from lm.train import loading
@@ -21,7 +22,7 @@ from lm.types import UserError
 DONE = (0, 2)  # Finished, or a fault of the input: restarting mends neither.
 STOPPED = 128 + signal.SIGTERM  # Preempted: saved, and nobody's failure.
 # The fault of another host: its own exit, or that of JAX's coordinator.
-LOST = (watch.LOST_STATUS, -signal.SIGABRT)
+LOST = (peers.LOST_STATUS, -signal.SIGABRT)
 
 
 def supervise(

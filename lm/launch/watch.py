@@ -9,7 +9,6 @@ it shows the supervisor that the process is alive.
 
 from collections.abc import Callable
 import dataclasses
-import json
 import os
 import sys
 import threading
@@ -17,37 +16,16 @@ import time
 import traceback
 from typing import Any
 
-import jax
-from jax._src import distributed  # Its key-value store has no public name.
-
 from lm import train
+from lm.launch import peers as peers_lib
+from lm.launch.peers import Failure, INTERVAL, LOST_STATUS, Peers
 
-LOST_STATUS = 75  # EX_TEMPFAIL: another host is gone; starting again may help.
 BEAT_FILE = "LM_BEAT_FILE"  # Of the environment, set by the supervisor.
-INTERVAL = 2.0  # Seconds.
-_ERRORS, _BEATS = "lm/error/", "lm/beat/"
 # What the collectives and the coordinator say when a peer is not there.
 _LOST = ("gloo", "connection reset", "connection closed", "broken pipe",
          "socket closed", "unavailable:", "deadline_exceeded", "heartbeat",
          "coordination service", "aborted:")
 _FRAMES = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-  """Why a run ends.
-
-  Attributes:
-    index: the process that it comes from.
-    text: one line.
-    status: of the exit.
-    stack: where that process was, if it matters.
-  """
-
-  index: int
-  text: str
-  status: int
-  stack: str = ""
 
 
 def lost_contact(error: BaseException) -> bool:
@@ -58,7 +36,7 @@ def lost_contact(error: BaseException) -> bool:
 
 
 class Watch:
-  """Watches from `start` to `stop`.
+  """Watches from its making to `stop`.
 
   Args:
     names: of all processes.
@@ -72,23 +50,17 @@ class Watch:
       record: Callable[[Failure], None] = lambda failure: None,
       end: Callable[[int], None] = os._exit,
   ):
-    self._names, self._limit = names, stall_timeout
-    self._name = lambda i: f"{names.get(i, '?')} (process {i})"
+    self._peers, self._limit = Peers(names), stall_timeout
+    self._first = self._peers.index == 0
     self._record, self._end = record, end
-    self._index = jax.process_index() if len(names) > 1 else 0
-    self._client = distributed.global_state.client if len(names) > 1 else None
     self._step: int | None = None
     self._at = 0.0
-    self._count = 0
     self._done = threading.Event()
     self._failing = False
     self._beat_file = os.environ.get(BEAT_FILE)
     self._thread = threading.Thread(
         target=self._run, name="watch", daemon=True)
-
-  def start(self) -> "Watch":
     self._thread.start()
-    return self
 
   def stop(self) -> None:
     """Ends the thread; before JAX leaves the other hosts."""
@@ -100,48 +72,54 @@ class Watch:
     """Notes that a step was finished; None: nothing more is expected."""
     self._at, self._step = time.monotonic(), step
 
-  def failed(self, failure: Failure, *, lost: bool) -> Failure:
-    """Tells the other hosts of this process's failure before it ends.
+  def failed(self, failure: Failure, *, lost: bool) -> int:
+    """Says why this process ends, here and to the other hosts.
 
     Args:
       failure: what ended it.
       lost: it is but the echo of another host's; then that one is looked for.
 
     Returns:
-      The failure to report: another host's if it came first.
+      The exit status: that of the host where it began.
     """
     self._failing = True
-    if self._client is not None:
-      if lost:
-        failure = self._root(failure)
-      self._publish(failure)
-      if self._index == 0:  # It holds the store: the others must hear of it.
-        time.sleep(2 * INTERVAL)
-        self._say_others(failure)
-    if self._index == 0:
-      self._record(failure)
-    return failure
+    if lost:
+      failure = self._root(failure)
+    own = failure.index == self._peers.index
+    if own:
+      peers_lib.write(failure.stack or f"error: {failure.text}")
+      self._peers.publish(failure)
+    elif not self._first:
+      self._peers.say([failure])
+    self._last_words(failure, known=failure.text if own else "")
+    return failure.status
 
-  # ------------------------------------------------------------- the thread
+  def _last_words(self, failure: Failure, *, known: str) -> None:
+    """Process 0 holds the store: the others must hear before it goes."""
+    if self._first:
+      if self._peers.several:
+        time.sleep(2 * INTERVAL)
+        self._peers.say_all(known=known)
+      self._record(failure)
+    sys.stdout.flush()
+    sys.stderr.flush()
 
   def _run(self) -> None:
+    count = 0
     while not self._done.wait(INTERVAL):
       _touch(self._beat_file, self._step is not None)
-      self._count += 1
-      if self._client is not None:
-        try:
-          self._client.key_value_set(
-              f"{_BEATS}{self._index}", json.dumps(
-                  {"count": self._count, "step": self._step}),
-              allow_overwrite=True)
-          others = self._others()
-        except jax.errors.JaxRuntimeError:
-          continue  # The coordinator is gone; JAX ends this process.
-        if others and not self._failing:
-          self._follow(others[0])
+      count += 1
+      try:
+        self._peers.beat(count, self._step)
+        others = self._peers.failures()
+      except peers_lib.Gone:
+        continue  # JAX ends this process.
       step, idle = self._step, time.monotonic() - self._at
-      if self._limit and step is not None and idle > self._limit and (
-          not self._failing):
+      if self._failing:
+        continue
+      if others:
+        self._follow(others[0])
+      elif self._limit and step is not None and idle > self._limit:
         self._stalled(step)
 
   def _follow(self, other: Failure) -> None:
@@ -150,83 +128,40 @@ class Watch:
     if self._failing or self._done.is_set():
       return
     self._failing = True
-    if self._index == 0:
-      time.sleep(INTERVAL)
-      self._say_others(None)
-      self._record(other)
-    else:
-      _say(f"error: {self._name(other.index)}: {other.text}")
-    _flush()
+    if not self._first:
+      self._peers.say([other])
+    if other.status == LOST_STATUS:  # A stall: where does this one wait?
+      self._peers.publish(dataclasses.replace(
+          other, index=self._peers.index, stack=_main_stack()))
+    self._last_words(other, known="")
     self._end(other.status)
 
   def _stalled(self, step: int) -> None:
     self._failing = True
-    where = self._behind(step)
     text = (f"no step has finished for {self._limit:.0f} s (--stall_timeout):"
-            f" {where}")
-    failure = Failure(self._index, text, LOST_STATUS, _main_stack())
-    _say(f"error: {text}\nstack of {self._name(self._index)}:\n{failure.stack}")
-    if self._client is not None:
-      self._publish(failure)
-      if self._index == 0:
-        time.sleep(4 * INTERVAL)
-        self._say_others(failure)
-    if self._index == 0:
-      self._record(failure)
-    _flush()
+            f" {self._behind(step)}")
+    failure = Failure(self._peers.index, text, LOST_STATUS, _main_stack())
+    peers_lib.write(f"error: {text}\nstack of"
+                    f" {self._peers.name(failure.index)}:\n{failure.stack}")
+    self._peers.publish(failure)
+    if self._first and self._peers.several:
+      time.sleep(2 * INTERVAL)  # The others find it out at about this time.
+    self._last_words(failure, known=text)
     self._end(LOST_STATUS)
-
-  # ------------------------------------------------------------ other hosts
-
-  def _publish(self, failure: Failure) -> None:
-    try:
-      self._client.key_value_set(
-          f"{_ERRORS}{self._index}", json.dumps(dataclasses.asdict(failure)),
-          allow_overwrite=True)
-    except jax.errors.JaxRuntimeError:
-      pass  # Process 0 is gone, and with it those who would read this.
-
-  def _others(self) -> list[Failure]:
-    found = [Failure(**json.loads(value)) for _, value in
-             self._client.key_value_dir_get(_ERRORS)]
-    return [f for f in found if f.index != self._index]
-
-  def _say_others(self, own: Failure | None) -> None:
-    """Process 0's log gets what the others have to say."""
-    try:
-      others = self._others()
-    except jax.errors.JaxRuntimeError:
-      return
-    for other in others:
-      if own is None or other.text != own.text:
-        _say(f"error: {self._name(other.index)}: {other.text}")
-      if other.stack:
-        _say(f"stack of {self._name(other.index)}:\n{other.stack}")
-
-  def _beats(self) -> dict[int, dict[str, Any]]:
-    found = self._client.key_value_dir_get(_BEATS)
-    return {int(key.rpartition("/")[2]): json.loads(v) for key, v in found}
-
-  def _silent(self) -> list[int]:
-    """The processes that say nothing any more; takes some seconds."""
-    before = self._beats()
-    time.sleep(2.5 * INTERVAL)
-    after = self._beats()
-    return [i for i in self._names if i != self._index
-            and before.get(i, {}).get("count") == after.get(i, {}).get("count")]
 
   def _root(self, failure: Failure) -> Failure:
     """What a lost contact is the echo of."""
+    name = self._peers.name
     try:
-      silent = self._silent()
-      others = self._others()
-    except jax.errors.JaxRuntimeError:
+      silent = self._peers.silent()
+      others = self._peers.failures()
+    except peers_lib.Gone:
       return dataclasses.replace(
-          failure, status=LOST_STATUS, text=(
-              f"{self._name(0)}, the coordinator, is gone: see its own log"))
+          failure, status=LOST_STATUS,
+          text=f"{name(0)}, the coordinator, is gone: see its own log")
     if others:
       return others[0]
-    who = ", ".join(map(self._name, silent)) or "another process"
+    who = ", ".join(map(name, silent)) or "another process"
     verb = "are" if len(silent) > 1 else "is"
     return dataclasses.replace(
         failure, status=LOST_STATUS,
@@ -234,23 +169,23 @@ class Watch:
 
   def _behind(self, step: int) -> str:
     """Who keeps the others waiting."""
-    if self._client is None:
-      return f"after step {step}"
+    name, here = self._peers.name, self._peers.index
+    if not self._peers.several:
+      return f"this process is after step {step}"
     try:
-      silent = self._silent()
-      steps = {i: b["step"] for i, b in self._beats().items()
-               if b["step"] is not None}
-    except jax.errors.JaxRuntimeError:
-      return f"{self._name(0)}, the coordinator, does not respond"
+      silent, steps = self._peers.silent(), self._peers.steps()
+    except peers_lib.Gone:
+      return f"{name(0)}, the coordinator, does not respond"
     if silent:
-      return (f"{', '.join(map(self._name, silent))} does not respond; this is"
-              f" {self._name(self._index)} after step {step}")
+      verb = "do" if len(silent) > 1 else "does"
+      return (f"{', '.join(map(name, silent))} {verb} not respond; this is"
+              f" {name(here)} after step {step}")
     least = min(steps.values(), default=step)
     late = [i for i, s in steps.items() if s == least]
     if len(late) == len(steps):
       return f"all processes are after step {least}"
-    return (f"{', '.join(map(self._name, late))} is still after step {least},"
-            f" others after step {max(steps.values())}")
+    return (f"{', '.join(map(name, late))} still after step {least}, others"
+            f" after step {max(steps.values())}")
 
 
 class Beat(train.Hook):
@@ -275,12 +210,8 @@ _current: Watch | None = None  # One process, one watch.
 def begin(names: dict[int, str], **options: Any) -> Watch:
   """Starts the process's watch, which `Beat` reports to."""
   global _current
-  _current = Watch(names, **options).start()
+  _current = Watch(names, **options)
   return _current
-
-
-def _say(line: str) -> None:
-  sys.stderr.write(f"{line}\n")
 
 
 def _beat(step: int | None) -> None:
@@ -293,11 +224,6 @@ def _main_stack() -> str:
   frame = sys._current_frames().get(threading.main_thread().ident or 0)
   lines = traceback.format_stack(frame)[-_FRAMES:] if frame else []
   return "".join(lines).rstrip()
-
-
-def _flush() -> None:
-  sys.stdout.flush()
-  sys.stderr.flush()
 
 
 def _touch(beat_file: str | None, armed: bool) -> None:
