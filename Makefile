@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 test lint plan bench build-files clean
+.PHONY: help venv demo game24 test lint plan soak bench build-files clean
 SEEDS ?= 0 1 2
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,9 @@ test: lint  ## Everything that can fail.
 plan: $(STAMP)  ## Compile the pod configs for their TPUs, half an hour: docs/plans.
 	$(BIN)/lm plan --record $(or $(CONFIGS),\
 	  $(shell grep -l '^Planned' configs/pretrain/*.py))
+
+soak: $(STAMP)  ## Kill a run of two processes twenty times: docs/hosts.md.
+	$(BIN)/python tests/soak.py
 
 bench: $(STAMP)  ## One script per figure.
 	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \
