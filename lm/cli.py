@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from lm.launch import doctor
+from lm.launch.tpu import command as tpu
 from lm.types import UserError
 
 
@@ -38,6 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   _add_ablate(commands)
   _add_plan(commands)
   doctor.add(commands)
+  tpu.add(commands)
   args, args.rest = parser.parse_known_args(argv)
   for item in args.rest:
     if not (args.takes_overrides and item.startswith("--config.")):
