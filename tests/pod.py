@@ -54,7 +54,7 @@ class Pod:
 
 @contextlib.contextmanager
 def start(command, workdir: pathlib.Path, count: int, *more: str,
-          each=lambda index: ()):
+          where: str | None = None):
   """A pod; whatever of it still runs at the end is killed.
 
   Args:
@@ -62,7 +62,7 @@ def start(command, workdir: pathlib.Path, count: int, *more: str,
     workdir: of the run; the logs lie beside it.
     count: of processes.
     *more: arguments for all.
-    each: index -> arguments for one.
+    where: the --workdir, if it is not that folder but a bucket's.
   """
   address = f"localhost:{free_port()}"
   environment = {**os.environ, "PYTHONPATH": str(house.ROOT)}
@@ -71,9 +71,9 @@ def start(command, workdir: pathlib.Path, count: int, *more: str,
     logs.append(workdir.with_name(f"{workdir.name}.{i}.log"))
     with open(logs[-1], "w") as log:
       processes.append(subprocess.Popen(
-          [sys.executable, "-m", *command, f"--workdir={workdir}",
+          [sys.executable, "-m", *command, f"--workdir={where or workdir}",
            f"--coordinator={address}", f"--num_processes={count}",
-           f"--process_id={i}", *more, *each(i)], cwd=house.ROOT, stdout=log,
+           f"--process_id={i}", *more], cwd=house.ROOT, stdout=log,
           stderr=subprocess.STDOUT, env=environment, start_new_session=True))
   pod = Pod(processes, logs)
   try:
