@@ -48,3 +48,8 @@ def read(workdir: Any) -> list[dict[str, Any]]:
     except ValueError:
       continue
   return [row for row in found if isinstance(row, dict)]
+
+
+def starts(workdir: Any) -> int:
+  """How often a run was started in this folder."""
+  return sum(row.get("event") == "started" for row in read(workdir))

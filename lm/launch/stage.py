@@ -22,6 +22,7 @@ from lm import paths
 from lm import train
 from lm.data import vocab as vocab_lib
 from lm.launch import config_file
+from lm.launch import events
 from lm.launch import watch
 from lm.train import hooks as hooks_lib
 from lm.types import Batch, Output, Params, TrainState, UserError
@@ -365,7 +366,8 @@ class Stage:
         c["length"] / 2, training=True)
     return [
         train.Progress(flops_per_token=flops, every=every, title=self.name),
-        train.Goodput(self.workdir, every=every),
+        train.Goodput(self.workdir, every=every, saved=c["checkpoint"]["every"],
+                      restarts=max(0, events.starts(self.workdir) - 1)),
         train.JsonLines(self.workdir, every=max(1, every // 5)),
         train.TensorBoard(self.workdir, every=max(1, every // 5)),
         train.StopIfDiverged(checkpointer),

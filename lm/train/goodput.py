@@ -8,7 +8,7 @@ from lm.train.loop import Hook
 from lm.train.metrics import read_metrics
 
 _USEFUL, _WALL = "goodput/useful_seconds", "goodput/wall_seconds"
-_BEGAN, _RESTARTS = "goodput/began", "goodput/restarts"
+_BEGAN = "goodput/began"
 
 
 class Goodput(Hook):
@@ -17,17 +17,23 @@ class Goodput(Hook):
   Useful is the time of the steps that the run's final state is made of, each
   counted once: what was redone after a crash is lost, and so are compiling,
   saving, evaluating and the time in which no process ran. It goes on over
-  restarts by reading the metrics of the run. Put it before `JsonLines`.
+  restarts by reading the metrics of the run. Put it before `JsonLines`. The
+  seconds of compiling (with the first step) and of the hooks (saving,
+  evaluating) are those of this process.
 
   Args:
     folder: the working folder, with the run's metrics.
     every: steps between two reports.
+    saved: steps between two checkpoints, which are reported too, so that
+      nothing is lost when one is gone on from; 0 = none but the last.
+    restarts: how often the run was started before, to be reported.
   """
 
-  def __init__(self, folder, *, every: int = 50):
-    self._folder, self._every = folder, every
+  def __init__(self, folder, *, every: int = 50, saved: int = 0,
+               restarts: int = 0):
+    self._folder, self._every, self._saved = folder, every, saved
     self._useful = self._compile = 0.0
-    self._restarts = 0
+    self._restarts = restarts
     self._began = time.time()
     self._mark = 0.0
 
@@ -37,7 +43,6 @@ class Goodput(Hook):
       past = [row for row in rows if row["step"] <= run.start_step]
       if rows:
         self._began = rows[0][_BEGAN]
-        self._restarts = int(max(row[_RESTARTS] for row in rows)) + 1
       if past:
         self._useful = past[-1][_USEFUL]
     self._mark = time.perf_counter() - run.paused
@@ -49,7 +54,8 @@ class Goodput(Hook):
     else:
       self._useful += now - self._mark
     self._mark = now
-    if step % self._every == 0 or step in (run.start_step + 1, run.num_steps):
+    if (step % self._every == 0 or self._saved and step % self._saved == 0
+        or step in (run.start_step + 1, run.num_steps)):
       self._report(run, step)
 
   def _report(self, run, step):
@@ -57,5 +63,6 @@ class Goodput(Hook):
     run.report(step, {
         "goodput": self._useful / wall if wall > 0 else 0.0,
         _USEFUL: self._useful, _WALL: wall, _BEGAN: self._began,
-        _RESTARTS: self._restarts, "goodput/compile_seconds": self._compile,
+        "goodput/restarts": self._restarts,
+        "goodput/compile_seconds": self._compile,
         "goodput/hooks_seconds": run.paused})

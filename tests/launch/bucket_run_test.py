@@ -1,4 +1,4 @@
-"""Whole stages whose working folder lies in a bucket, on one host and on two."""
+"""Whole stages whose working folder lies in a bucket, on one host and two."""
 
 import json
 

@@ -66,6 +66,9 @@ def test_killed_at_a_random_moment(folder, tmp_path, stage):
     assert "restarting from its last checkpoint" in run.log(index)
   starts = [e for e in events.read(workdir) if e["event"] == "started"]
   assert len(starts) >= 2, "it was not started again"
+  last = [r for r in train.read_metrics(workdir) if "goodput" in r][-1]
+  assert last["goodput/restarts"] == len(starts) - 1
+  assert 0 < last["goodput/useful_seconds"] < last["goodput/wall_seconds"]
   same(workdir, folder / stage)
   assert road.result(workdir) == road.result(folder / stage)
 

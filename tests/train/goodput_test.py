@@ -58,10 +58,11 @@ def step(state, batch):
   return state.replace(step=state.step + 1), {"loss": jnp.float32(1.0)}
 
 
-def run(folder, *, start=0, steps=12, hooks=()):
+def run(folder, *, start=0, steps=12, every=1, hooks=()):
   state = TrainState(jnp.int32(start), {"w": jnp.zeros(())}, ())
   train.fit(state, toy.Source(), step, steps, [
-      train.Goodput(folder, every=1), train.JsonLines(folder), Slow(), *hooks],
+      train.Goodput(folder, every=every, saved=4, restarts=start and 1),
+      train.JsonLines(folder), Slow(), *hooks],
       place=lambda batch: batch)
 
 
@@ -80,12 +81,13 @@ def test_saves_and_the_first_step_are_not_useful(tmp_path):
   assert last["goodput"] < 0.6
 
 
-def test_what_is_done_twice_counts_once(tmp_path):
+@pytest.mark.parametrize("every", [1, 50])
+def test_what_is_done_twice_counts_once(tmp_path, every):
   with pytest.raises(RuntimeError, match="killed"):
-    run(tmp_path, hooks=[Die(9)])
+    run(tmp_path, every=every, hooks=[Die(9)])
   before = rows(tmp_path)
   time.sleep(0.3)  # Nothing runs: wall time all the same.
-  run(tmp_path, start=4)
+  run(tmp_path, start=4, every=every)
   last = rows(tmp_path)[-1]
   assert last["goodput/restarts"] == 1
   assert last["goodput/began"] == before[0]["goodput/began"]
