@@ -18,6 +18,7 @@ from typing import Any
 
 from lm.types import UserError
 
+_CANNOT = "the bucket cannot be reached"
 _SCHEME = "gs://"
 _CHUNK = 16 << 20  # Bytes in one request.
 _LOGIN = "gcloud auth application-default login"
@@ -31,6 +32,10 @@ _NO_BUCKET = re.compile(r"\b404\b|not_found|bucket does not exist")
 
 class StorageError(UserError):
   """A bucket that is not there, refuses, or cannot be reached."""
+
+
+class Unreachable(StorageError):
+  """A bucket that does not answer for now."""
 
 
 def is_remote(where: str | os.PathLike) -> bool:
@@ -248,7 +253,9 @@ def explained(
       raise
     raise StorageError(_no_bucket(where)) from e
   except Exception as e:  # Of five libraries; nothing of ours runs in here.
-    raise StorageError(explain(where, e)) from e
+    text = explain(where, e)
+    kind = Unreachable if _CANNOT in text else StorageError
+    raise kind(text) from e
 
 
 def explain(where: str | os.PathLike, error: BaseException) -> str:
@@ -266,8 +273,8 @@ def explain(where: str | os.PathLike, error: BaseException) -> str:
             f" TPU VM's service account, {_ROLE} on {bucket(where)}")
   if _NO_BUCKET.search(low):
     return _no_bucket(where)
-  return (f"{where}: the bucket cannot be reached ({short}); check the network,"
-          " then run the same command again")
+  return (f"{where}: {_CANNOT} ({short}); check the network, then run the same"
+          " command again")
 
 
 def bucket(where: str | os.PathLike) -> str:

@@ -9,8 +9,8 @@ working folder and the mesh that `config.mesh` asks for, already set. With
 compiled for a TPU that need not be there (`lm.launch.plan`). Faults of
 the input (`UserError`, a bad flag, an unknown config key, a full disk) end in
 one line on stderr and exit status 2; other hosts that are missing or gone in
-status 75; SIGTERM, after a checkpoint, in 143. With several hosts all end
-together, and the log of process 0 says what ended any of them.
+status 75, a stall in 124, SIGTERM, after a checkpoint, in 143. Several hosts
+end together, and the log of process 0 says what ended any of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,7 @@ Program = Callable[[Mapping[str, Any]], Any]
 DOES_NOT_FIT_STATUS = 1
 BUG_STATUS = 1
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
 
 
 def main(run: Run, program: Program | None = None,
@@ -83,16 +84,15 @@ def execute(run: Run, argv: Sequence[str],
     if values.plan:
       return _plan(program, values, _config_path(argv))
     if values.supervise:
-      return supervise.supervise(paths.path(values.workdir))
+      return supervise.supervise(
+          paths.path(values.workdir),
+          several=values.distributed or values.num_processes > 1)
     return _execute(run, values)
-  except Exception as e:
+  except (Exception, KeyboardInterrupt) as e:
     return _say(fault(e))
-  except KeyboardInterrupt:
-    sys.stderr.write("interrupted\n")
-    return 130
 
 
-def fault(error: Exception, index: int = 0, *,
+def fault(error: BaseException, index: int = 0, *,
           hosts_count: int = 1) -> peers.Failure:
   """One line and an exit status for what went wrong; a bug also has a stack."""
   text, status, stack = str(error), USER_ERROR_STATUS, ""
@@ -100,6 +100,10 @@ def fault(error: Exception, index: int = 0, *,
       hosts_count > 1 and watch.lost_contact(error)):
     status = peers.LOST_STATUS
     text = text if isinstance(error, UserError) else text.splitlines()[0]
+  elif isinstance(error, KeyboardInterrupt):
+    text, status = "interrupted", INTERRUPTED_STATUS
+  elif isinstance(error, paths.Unreachable):
+    status = BUG_STATUS  # Nobody's fault, and it may pass.
   elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
     text = (f"no space left on the disk ({error.filename or error.strerror}):"
             " free some, then run the same command again to resume")
@@ -233,12 +237,13 @@ def _execute(run: Run, values: flags.FlagValues) -> int:
       timeout=values.join_timeout)
   names = hosts.join(place, workdir=workdir, timeout=values.join_timeout,
                      about={"config": config.to_dict()})
+  index = 0 if place is None else place.index
   watching = watch.begin(
-      names, stall_timeout=values.stall_timeout,
+      names, index, stall_timeout=values.stall_timeout,
       record=lambda failure: events.record(
           workdir, "error", host=names.get(failure.index),
           process=failure.index, text=failure.text))
-  first = jax.process_index() == 0
+  first = index == 0
   if not first:
     logging.set_verbosity(logging.WARNING)
   try:
@@ -248,8 +253,8 @@ def _execute(run: Run, values: flags.FlagValues) -> int:
       events.record(workdir, "stopped", step=e.step,
                     signal=signal.Signals(e.status - 128).name)
     status = e.status
-  except Exception as e:
-    mine = fault(e, jax.process_index(), hosts_count=len(names))
+  except (Exception, KeyboardInterrupt) as e:
+    mine = fault(e, index, hosts_count=len(names))
     status = watching.failed(mine, lost=mine.status == peers.LOST_STATUS)
     if len(names) > 1:  # No farewell: the others may wait in a collective.
       sys.stdout.flush()

@@ -5,6 +5,7 @@ takes part in no collective.
 """
 
 from collections.abc import Iterable
+import contextlib
 import dataclasses
 import json
 import sys
@@ -15,7 +16,9 @@ import jax
 from jax._src import distributed  # Its key-value store has no public name.
 
 LOST_STATUS = 75  # EX_TEMPFAIL: another host is gone; starting again may help.
+STALLED_STATUS = 124  # As of timeout(1): no step was finished for too long.
 INTERVAL = 2.0  # Seconds between two signs of life.
+SILENCE = 45.0  # Without one for so long a host is gone; JAX waits 60.
 _ERRORS, _BEATS = "lm/error/", "lm/beat/"
 
 
@@ -41,12 +44,17 @@ class Gone(Exception):
 
 
 class Peers:
-  """The processes of a run; without others nothing is told or asked."""
+  """The processes of a run; without others nothing is told or asked.
 
-  def __init__(self, names: dict[int, str]):
-    self._names = names
+  Args:
+    names: of all.
+    index: which of them this is. JAX is not asked: that would start it.
+  """
+
+  def __init__(self, names: dict[int, str], index: int):
+    self._names, self.index = names, index
     self.several = len(names) > 1
-    self.index = jax.process_index() if self.several else 0
+    self._heard: dict[int, tuple[int, float]] = {}
     self._client = distributed.global_state.client if self.several else None
 
   def name(self, index: int) -> str:
@@ -55,6 +63,11 @@ class Peers:
   def beat(self, count: int, step: int | None) -> None:
     """Shows that this process lives; raises Gone."""
     self._set(_BEATS, {"count": count, "step": step})
+
+  def leave(self) -> None:
+    """Nobody is to wait for signs of life any more."""
+    with contextlib.suppress(Gone):
+      self._set(_BEATS, {"count": -1, "step": None})
 
   def publish(self, failure: Failure) -> None:
     """Tells all why this process ends, if there is still somebody."""
@@ -80,6 +93,15 @@ class Peers:
     after = self._all(_BEATS)
     return [i for i in self._names if i != self.index
             and before.get(i, {}).get("count") == after.get(i, {}).get("count")]
+
+  def long_silent(self) -> list[int]:
+    """Who showed life once, but not for `SILENCE`; at once, raises Gone."""
+    now = time.monotonic()
+    for i, beat in self._all(_BEATS).items():
+      if self._heard.get(i, (None,))[0] != beat["count"]:
+        self._heard[i] = beat["count"], now
+    return [i for i, (count, at) in self._heard.items()
+            if i != self.index and count >= 0 and now - at > SILENCE]
 
   def say(self, failures: Iterable[Failure], *, known: str = "") -> None:
     """Writes failures of others to this log; `known` is not said again."""

@@ -24,6 +24,7 @@ from lm.data import vocab as vocab_lib
 from lm.launch import config_file
 from lm.launch import events
 from lm.launch import watch
+from lm.train import agree
 from lm.train import hooks as hooks_lib
 from lm.types import Batch, Output, Params, TrainState, UserError
 
@@ -380,7 +381,8 @@ class Stage:
   def _write_result(self, state: TrainState) -> None:
     """From the metrics on disk, so a run killed after its end has one too."""
     steps = self.config["steps"]
-    rows = hooks_lib.read_metrics(self.workdir)
+    # One host's reading, for an evaluation is done by all or none.
+    rows = agree.first("result", lambda: hooks_lib.read_metrics(self.workdir))
     at = {step: {k.removeprefix("eval/"): v for row in rows
                  if row["step"] == step for k, v in row.items()
                  if k.startswith("eval/")} for step in (0, steps)}

@@ -18,7 +18,9 @@ from typing import Any
 
 from lm import train
 from lm.launch import peers as peers_lib
-from lm.launch.peers import Failure, INTERVAL, LOST_STATUS, Peers
+from lm.launch.peers import (
+    Failure, INTERVAL, LOST_STATUS, Peers, STALLED_STATUS)
+from lm.train import agree
 
 BEAT_FILE = "LM_BEAT_FILE"  # Of the environment, set by the supervisor.
 # What the collectives and the coordinator say when a peer is not there.
@@ -31,8 +33,9 @@ _FRAMES = 12
 def lost_contact(error: BaseException) -> bool:
   """Whether an error is that of a collective whose other side is gone."""
   text = str(error).lower()
-  return isinstance(error, (ValueError, RuntimeError)) and any(
-      word in text for word in _LOST)
+  return isinstance(error, agree.Lost) or (
+      isinstance(error, (ValueError, RuntimeError))
+      and any(word in text for word in _LOST))
 
 
 class Watch:
@@ -40,23 +43,24 @@ class Watch:
 
   Args:
     names: of all processes.
+    index: which of them this is.
     stall_timeout: seconds without a finished step that end the run; 0 = never.
     record: called on process 0 with what ends the run.
     end: ends the process with a status; for tests.
   """
 
   def __init__(
-      self, names: dict[int, str], *, stall_timeout: float = 0,
+      self, names: dict[int, str], index: int = 0, *, stall_timeout: float = 0,
       record: Callable[[Failure], None] = lambda failure: None,
       end: Callable[[int], None] = os._exit,
   ):
-    self._peers, self._limit = Peers(names), stall_timeout
-    self._first = self._peers.index == 0
+    self._peers, self._limit = Peers(names, index), stall_timeout
+    self._first = index == 0
     self._record, self._end = record, end
     self._step: int | None = None
     self._at = 0.0
     self._done = threading.Event()
-    self._failing = False
+    self._ending = threading.Lock()  # Whoever has it says why, and ends it.
     self._beat_file = os.environ.get(BEAT_FILE)
     self._thread = threading.Thread(
         target=self._run, name="watch", daemon=True)
@@ -66,6 +70,7 @@ class Watch:
     """Ends the thread; before JAX leaves the other hosts."""
     self._done.set()
     self._thread.join(10 * INTERVAL)
+    self._peers.leave()
     _touch(self._beat_file, False)
 
   def beat(self, step: int | None) -> None:
@@ -82,7 +87,8 @@ class Watch:
     Returns:
       The exit status: that of the host where it began.
     """
-    self._failing = True
+    if not self._ending.acquire(blocking=False):
+      time.sleep(20 * INTERVAL)  # The thread ends this process in a moment.
     if lost:
       failure = self._root(failure)
     own = failure.index == self._peers.index
@@ -98,7 +104,7 @@ class Watch:
     """Process 0 holds the store: the others must hear before it goes."""
     if self._first:
       if self._peers.several:
-        time.sleep(2 * INTERVAL)
+        time.sleep(4 * INTERVAL)
         self._peers.say_all(known=known)
       self._record(failure)
     sys.stdout.flush()
@@ -111,43 +117,50 @@ class Watch:
       count += 1
       try:
         self._peers.beat(count, self._step)
-        others = self._peers.failures()
+        others, silent = self._peers.failures(), self._peers.long_silent()
       except peers_lib.Gone:
         continue  # JAX ends this process.
       step, idle = self._step, time.monotonic() - self._at
-      if self._failing:
-        continue
       if others:
-        self._follow(others[0])
+        self._meanwhile(self._follow, others[0])
+      elif silent:
+        self._meanwhile(self._lost, silent)
       elif self._limit and step is not None and idle > self._limit:
-        self._stalled(step)
+        self._meanwhile(self._stalled, step)
+
+  def _meanwhile(self, end: Callable[[Any], None], why: Any) -> None:
+    """Ends the process while this thread goes on to show that it lives."""
+    if self._ending.acquire(blocking=False):
+      threading.Thread(target=end, args=(why,), name="end", daemon=True).start()
 
   def _follow(self, other: Failure) -> None:
     """Ends this process, whose main thread may be waiting for ever."""
-    time.sleep(INTERVAL)  # It may have met the same error by itself.
-    if self._failing or self._done.is_set():
-      return
-    self._failing = True
     if not self._first:
       self._peers.say([other])
-    if other.status == LOST_STATUS:  # A stall: where does this one wait?
+    if other.status == STALLED_STATUS:  # Where does this one wait?
       self._peers.publish(dataclasses.replace(
           other, index=self._peers.index, stack=_main_stack()))
     self._last_words(other, known="")
     self._end(other.status)
 
+  def _lost(self, silent: list[int]) -> None:
+    who = ", ".join(map(self._peers.name, silent))
+    failure = Failure(self._peers.index, f"{who} shows no life any more",
+                      LOST_STATUS, _main_stack())
+    self._give_up(failure)
+
   def _stalled(self, step: int) -> None:
-    self._failing = True
     text = (f"no step has finished for {self._limit:.0f} s (--stall_timeout):"
             f" {self._behind(step)}")
-    failure = Failure(self._peers.index, text, LOST_STATUS, _main_stack())
-    peers_lib.write(f"error: {text}\nstack of"
+    self._give_up(Failure(
+        self._peers.index, text, STALLED_STATUS, _main_stack()))
+
+  def _give_up(self, failure: Failure) -> None:
+    peers_lib.write(f"error: {failure.text}\nstack of"
                     f" {self._peers.name(failure.index)}:\n{failure.stack}")
     self._peers.publish(failure)
-    if self._first and self._peers.several:
-      time.sleep(2 * INTERVAL)  # The others find it out at about this time.
-    self._last_words(failure, known=text)
-    self._end(LOST_STATUS)
+    self._last_words(failure, known=failure.text)
+    self._end(failure.status)
 
   def _root(self, failure: Failure) -> Failure:
     """What a lost contact is the echo of."""
@@ -159,8 +172,8 @@ class Watch:
       return dataclasses.replace(
           failure, status=LOST_STATUS,
           text=f"{name(0)}, the coordinator, is gone: see its own log")
-    if others:
-      return others[0]
+    if others:  # Rather the cause than another echo of it.
+      return min(others, key=lambda f: f.status == LOST_STATUS)
     who = ", ".join(map(name, silent)) or "another process"
     verb = "are" if len(silent) > 1 else "is"
     return dataclasses.replace(
@@ -207,10 +220,10 @@ class Beat(train.Hook):
 _current: Watch | None = None  # One process, one watch.
 
 
-def begin(names: dict[int, str], **options: Any) -> Watch:
+def begin(names: dict[int, str], index: int = 0, **options: Any) -> Watch:
   """Starts the process's watch, which `Beat` reports to."""
   global _current
-  _current = Watch(names, **options)
+  _current = Watch(names, index, **options)
   return _current
 
 

@@ -19,6 +19,10 @@ _TIMEOUT = 3600  # Seconds; hashing a share of a large checkpoint takes minutes.
 _calls: Counter[str] = Counter()
 
 
+class Lost(RuntimeError):
+  """Another process did not do its part."""
+
+
 def share() -> tuple[int, int]:
   """Which part of the work is this process's: (index, count)."""
   return jax.process_index(), jax.process_count()
@@ -33,6 +37,7 @@ def everywhere(name: str, work: Callable[[], Any]) -> list[Any]:
 
   Raises:
     UserError, OSError: on every process, if the work failed on one.
+    Lost: another process is not there any more.
   """
   index, count = share()
   if count == 1:
@@ -81,8 +86,8 @@ def _hear(key: str, index: int) -> dict[str, Any]:
     return json.loads(
         _client().blocking_key_value_get(key, _TIMEOUT * 1000))
   except jax.errors.JaxRuntimeError as e:
-    raise OSError(f"process {index} did not finish its part of {key}:"
-                  f" {' '.join(str(e).split())[:200]}") from e
+    raise Lost(f"process {index} did not finish its part of {key}:"
+               f" {' '.join(str(e).split())[:200]}") from e
 
 
 def _result(answer: dict[str, Any], index: int,

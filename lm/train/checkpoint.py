@@ -19,6 +19,7 @@ import pathlib
 import shutil
 import threading
 from typing import Any
+import warnings
 
 import jax
 
@@ -124,7 +125,8 @@ class Checkpointer:
       self._orbax.save(temp / arrays.FOLDER, args=orbax.args.Composite(
           **{k: orbax.args.StandardSave(v) for k, v in trees.items()}))
     self._thread = threading.Thread(
-        target=self._finish, args=(step, temp), name=f"checkpoint {step}")
+        target=self._finish, args=(step, temp), name=f"checkpoint {step}",
+        daemon=True)  # `join` waits; a lost host must not hold up the exit.
     self._thread.start()
     if wait:
       self.wait()
@@ -147,10 +149,14 @@ class Checkpointer:
     self.join()
     self.poll()
 
-  def join(self) -> None:
-    """As `wait`, but leaves an error for the next `poll`."""
+  def join(self, timeout: float | None = None) -> None:
+    """As `wait`, but leaves an error for the next `poll`.
+
+    Args:
+      timeout: seconds to wait at most; what is not saved then never was.
+    """
     if self._thread is not None:
-      self._thread.join()
+      self._thread.join(timeout)
       self._thread = None
 
   def poll(self) -> None:
@@ -210,15 +216,22 @@ class Checkpointer:
       with _DiskErrors(temp, self.folder, self.last_step):
         self._orbax.wait_until_finished()
         files.commit(self.folder, step)
-        self._bad.discard(step)
-        self.last_step = step
-        if jax.process_index() == 0:
-          self._prune()
+      self._bad.discard(step)
+      self.last_step = step
+      if jax.process_index() == 0:
+        self._prune()
     except BaseException as e:  # Raised again by `poll` in the main thread.
       self._error, self._orbax = e, None
 
   def _prune(self) -> None:
-    """Deletes all but the last and the best."""
+    """Deletes all but the last and the best; what cannot be stays."""
+    try:
+      self._delete_old()
+    except (UserError, OSError) as e:
+      warnings.warn(f"could not delete old checkpoints, the run goes on: {e}",
+                    stacklevel=2)
+
+  def _delete_old(self) -> None:
     steps = [s for s in files.steps(self.folder) if s not in self._bad]
     keep = set(steps[-self._keep_last:])
     if self._keep_best:
@@ -241,12 +254,14 @@ class _DiskErrors:
     return self
 
   def __exit__(self, kind, error, trace):
-    if error is None:
+    if error is None or isinstance(error, agree.Lost):
       return
     remote = paths.is_remote(self.folder)
     if not remote or jax.process_index() == 0:
       with contextlib.suppress(UserError):  # Else the next run removes it.
-        paths.remove_tree(self.temp)
+        # In a bucket it may be whole already, for it is written in its place.
+        if not (remote and paths.is_file(self.temp / files.CHECKSUMS)):
+          paths.remove_tree(self.temp)
     text = str(error)
     known = isinstance(error, OSError) or any(
         word in text.lower() for word in (_BUCKET if remote else _DISK))

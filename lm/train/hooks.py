@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 import math
+import os
 import signal
 import threading
 from typing import Any
@@ -83,7 +84,8 @@ class Checkpoint(Hook):
     self._checkpointer.wait()
 
   def close(self):
-    self._checkpointer.join()
+    # With other hosts a save may wait for one that is gone.
+    self._checkpointer.join(20.0 if jax.process_count() > 1 else None)
 
   def _save(self, run: Run):
     run.flush()
@@ -159,6 +161,9 @@ class StopOnSignal(Hook):
           self._previous[number] = signal.signal(number, self._note)
 
   def _note(self, number, frame):
+    if jax.process_count() > 1:  # Only of SIGTERM do the other hosts hear.
+      os.kill(os.getpid(), signal.SIGTERM)
+      return
     if self._signal is not None and number == signal.SIGINT:
       raise KeyboardInterrupt
     self._signal = number

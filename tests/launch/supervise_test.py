@@ -8,6 +8,7 @@ import sys
 import time
 
 import house
+from lm.launch import events
 from lm.launch import supervise
 import pytest
 
@@ -43,6 +44,28 @@ def test_restarts_while_there_is_progress(tmp_path, plan, status, count):
   command = [sys.executable, "-c", CHILD, str(tmp_path), *plan]
   assert supervise.supervise(tmp_path, command, delay=0.01) == status
   assert starts(tmp_path) == count
+
+
+def test_it_ends_when_another_hosts_supervisor_gave_up(tmp_path):
+  """A host that waits for one that will never come again need not wait long."""
+  code = ("import pathlib, sys\n"
+          "from lm.launch import events\n"
+          "folder = pathlib.Path(sys.argv[1])\n"
+          "(folder / f'start{len(list(folder.glob(\"start*\")))}').touch()\n"
+          "if len(sys.argv) > 2:\n"
+          "  events.record(folder, 'gave_up', status=2, host='b')\n"
+          "sys.exit(75)\n")
+  one, two = tmp_path / "one", tmp_path / "two"
+  for folder, more, count, status in (
+      (one, [], 3, 75), (two, ["gave up"], 1, 2)):
+    folder.mkdir()
+    command = [sys.executable, "-c", code, str(folder), *more]
+    assert supervise.supervise(
+        folder, command, delay=0.01, max_lost=3, several=True) == status
+    assert starts(folder) == count
+  # Its own end, but not one that a signal asked for, is told to the others.
+  assert [e["status"] for e in events.read(one)] == [75]
+  assert [e["host"] for e in events.read(two)] == ["b"]
 
 
 def test_sigterm_is_passed_on_and_ends_it(tmp_path):

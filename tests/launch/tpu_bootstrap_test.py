@@ -129,7 +129,7 @@ def test_it_installs_once_and_starts_the_unit(machine):
   assert done.returncode == 0, done.stderr
   base = machine.root / "opt/lm"
   assert machine.log == [
-      f"uv venv --quiet --python 3.11 {base}/{COMMIT}/venv",
+      f"uv venv --quiet --allow-existing --python 3.11 {base}/{COMMIT}/venv",
       f"uv pip install --quiet --python {base}/{COMMIT}/venv/bin/python"
       f" {base}/{COMMIT}/source[tpu]",
       "systemctl stop lm.service", "systemctl daemon-reload",

@@ -352,3 +352,14 @@ def test_a_share_is_all_that_is_read(bucket):
     files.check(path, share=(i, 3))
   with pytest.raises(files.CheckpointError, match=victim):
     files.check(path, share=(1, 3))
+
+
+def test_what_cannot_be_pruned_costs_nothing(bucket):
+  made = save(bucket, [10], keep_last=1)
+  with bucket.refusing(lambda method, path: method == "DELETE"), (
+      warnings.catch_warnings(record=True)) as caught:
+    warnings.simplefilter("always")
+    made.save(20, state(20), {"step": 20}, {})
+    made.wait()
+  assert any("could not delete" in str(w.message) for w in caught)
+  assert checkpointer(bucket).restore(state(0))[1] == {"step": 20}

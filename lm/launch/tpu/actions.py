@@ -157,6 +157,10 @@ def run(args: argparse.Namespace) -> int:
   for url in fetch:
     if not re.fullmatch(r"gs://[^/]+(/[^/]+)+", url):
       raise UserError(f"--fetch={url} is not gs://BUCKET/FOLDER")
+  names = [url.rpartition("/")[2] for url in fetch]
+  for name in {n for n in names if names.count(n) > 1}:
+    raise UserError(f"--fetch: two folders are called {name}, and both would be"
+                    f" /opt/lm/data/{name}: rename one")
   if not command:
     raise UserError(f"nothing has run yet in {spec.workdir}: lm tpu run"
                     f" {_again(spec)} -- python -m MODULE --config=FILE")

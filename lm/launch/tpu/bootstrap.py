@@ -38,6 +38,15 @@ export PATH="$PATH:/snap/bin"  # Where images of TPU VMs have gcloud.
 export UV_PYTHON_INSTALL_DIR="$BASE/python" UV_CACHE_DIR="$BASE/cache"
 
 say() { echo "lm bootstrap: $*"; }
+# Networks, locks of apt and servers of packages have bad minutes.
+retry() {
+  for attempt in 1 2 3 4 5; do
+    if "$@"; then return 0; fi
+    say "failed, trying again: $*"
+    sleep "${LM_RETRY_SECONDS:-10}"
+  done
+  "$@"
+}
 
 mkdir -p "$BASE" "$(dirname "$UNIT")"
 exec 9> "$BASE/lock"
@@ -73,19 +82,20 @@ if [ ! -e "$BASE/$COMMIT/installed" ]; then
   say "installing $COMMIT"
   rm -rf "${BASE:?}/$COMMIT"
   mkdir -p "$SOURCE"
-  gcloud storage cp "$WORKDIR/launch/$COMMIT.tar.gz" "$BASE/$COMMIT.tar.gz"
+  retry gcloud storage cp "$WORKDIR/launch/$COMMIT.tar.gz" \
+    "$BASE/$COMMIT.tar.gz"
   tar -xzf "$BASE/$COMMIT.tar.gz" -C "$SOURCE"
   rm "$BASE/$COMMIT.tar.gz"
   if ! command -v uv > /dev/null; then
     if ! python3 -m pip --version > /dev/null 2>&1; then
-      apt-get update -q
-      apt-get install -q -y python3-pip
+      retry apt-get -o DPkg::Lock::Timeout=300 update -q
+      retry apt-get -o DPkg::Lock::Timeout=300 install -q -y python3-pip
     fi
-    python3 -m pip install --quiet --upgrade --target "$BASE/uv" uv
+    retry python3 -m pip install --quiet --upgrade --target "$BASE/uv" uv
     export PATH="$BASE/uv/bin:$PATH"
   fi
-  uv venv --quiet --python 3.11 "$VENV"
-  uv pip install --quiet --python "$VENV/bin/python" "$SOURCE$EXTRAS"
+  retry uv venv --quiet --allow-existing --python 3.11 "$VENV"
+  retry uv pip install --quiet --python "$VENV/bin/python" "$SOURCE$EXTRAS"
   touch "$BASE/$COMMIT/installed"
 fi
 
@@ -94,7 +104,7 @@ for url in ${FETCH[@]+"${FETCH[@]}"}; do  # Empty arrays are unset for old bash.
   name="$(basename "$url")"
   if [ ! -e "$BASE/data/.$name" ]; then
     say "copying $url"
-    gcloud storage cp --recursive "$url" "$BASE/data/"
+    retry gcloud storage cp --recursive "$url" "$BASE/data/"
     touch "$BASE/data/.$name"
   fi
 done
