@@ -263,7 +263,8 @@ def explain(where: str | os.PathLike, error: BaseException) -> str:
   reason = " ".join(str(error).split()) or type(error).__name__
   low = f"{getattr(error, 'code', '')} {reason}".lower()
   low = low.replace(os.fspath(where).lower(), "")  # It may hold such words.
-  short = reason if len(reason) <= 160 else reason[:160] + "..."
+  # What went on stands first in what libraries say, and why last.
+  short = reason if len(reason) <= 240 else f"{reason[:80]} ... {reason[-160:]}"
   if _UNKNOWN.search(low):
     return (f"{where}: not logged in to Google Cloud ({short}); on a machine"
             f" of yours run `{_LOGIN}`, on a TPU VM give its service account"

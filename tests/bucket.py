@@ -2,8 +2,10 @@
 
 One server for each test process, because tensorstore notes its address once.
 Child processes find it by the same environment. It also does as a bucket does
-that refuses. One fault of the server's own: a small object that gcsfs writes
-loses a carriage return at its end, so tests put none there.
+that refuses. Two faults of the server's own: it does not say an object's
+generation with its bytes, which is added here, for tensorstore wants it when it
+writes an object again; and a small object that gcsfs writes loses a carriage
+return at its end, so tests put none there.
 """
 
 from collections.abc import Callable
@@ -13,13 +15,17 @@ from http import HTTPStatus
 import http.server
 import itertools
 import os
+import re
 import threading
+import urllib.parse
 
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator import storage as storage_lib
 from gcp_storage_emulator.handlers import buckets
 
 _count = itertools.count()
+_MEDIA = re.compile(
+    r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/?]+)\?.*alt=media")
 
 
 class _Handler(emulator.RequestHandler):
@@ -45,6 +51,15 @@ class _Handler(emulator.RequestHandler):
       return
     getattr(super(), name)()
 
+  def end_headers(self):
+    found = _MEDIA.match(self.path) if self.command == "GET" else None
+    if found:
+      bucket, name = map(urllib.parse.unquote, found.groups())
+      about = self.server.storage.objects.get(bucket, {}).get(name)
+      if about:
+        self.send_header("x-goog-generation", about["generation"])
+    super().end_headers()
+
   def log_message(self, *args):
     pass
 
@@ -56,6 +71,7 @@ class _Server(http.server.HTTPServer):
 
   def __init__(self, storage):
     super().__init__(("localhost", 0), functools.partial(_Handler, storage))
+    self.storage = storage
     self.refused: Callable[[str, str], bool] = lambda method, path: False
     self.requests: list[tuple[str, str]] = []
 

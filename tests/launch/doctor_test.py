@@ -362,7 +362,7 @@ def test_two_processes_and_a_missing_one():
     *_, hosts, reduce = shown["findings"]
     assert "2 processes" in hosts["what"] and "2 devices" in hosts["what"]
     assert "the sum is right" in reduce["what"]
-  alone = doctor_of(0, 2)
+  alone = doctor_of(0, 12)
   shown = json.loads(alone.communicate()[0])
   assert alone.returncode == shown["faults"] == 1
   hosts = shown["findings"][-2]
