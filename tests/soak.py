@@ -98,9 +98,9 @@ def move(folder: pathlib.Path, *, steps: int) -> list[str]:
   text, whole = folder / "text", folder / "whole4"
   devices = {1: 8, 2: 4, 4: 2, 8: 1}
   def start(workdir, count):
-    return pod.start(command(text, workdir, steps, log_every=5), workdir, count,
-                     f"--cpu_devices={devices[count]}",
-                     "--config.model.dtype=float32")
+    module, _, *rest = command(text, workdir, steps, log_every=5)
+    return pod.start([module, road.float32(folder), *rest], workdir, count,
+                     f"--cpu_devices={devices[count]}")
   with start(whole, 4) as run:
     assert run.wait(1200) == [0] * 4, run.log(0)
   wanted, found = losses(whole), []

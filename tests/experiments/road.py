@@ -48,6 +48,15 @@ def arguments(stage: str, workdir: pathlib.Path, *more: str,
   return [*args, *more]
 
 
+def float32(folder: pathlib.Path) -> str:
+  """The flag of the quick pre-training in float32, in a file of its own."""
+  path = folder / "float32.py"
+  path.write_text(
+      "from configs.quick import pretrain\ndef get_config():\n"
+      "  c = pretrain.get_config()\n  c.model.dtype = 'float32'\n  return c\n")
+  return f"--config={path}"
+
+
 def run(stage: str, *args) -> tuple[int, str]:
   """Runs a stage here; returns its status and what it wrote to stderr."""
   err = io.StringIO()

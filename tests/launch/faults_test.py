@@ -105,16 +105,18 @@ def test_a_stalled_host_is_named_with_the_stacks_of_those_that_wait(
   assert events.read(workdir)[-1]["event"] == "error"
 
 
-IN_FLOAT32 = ("--config.model.dtype=float32", "--config.checkpoint.every=6",
-              "--config.checkpoint.keep_last=9")
+def in_float32(folder, workdir):
+  _, _, *rest = command(
+      "pretrain", folder, workdir, "--config.checkpoint.every=6",
+      "--config.checkpoint.keep_last=9")
+  return ["experiments.pretrain.run", road.float32(folder), *rest]
 
 
 @pytest.fixture(scope="module")
 def whole(folder):
   """A run of two processes in float32 that kept all its checkpoints."""
   made = folder / "float32"
-  with pod.start(command("pretrain", folder, made, *IN_FLOAT32), made,
-                 2) as run:
+  with pod.start(in_float32(folder, made), made, 2) as run:
     assert run.wait() == [0, 0], run.log(0) + run.log(1)
   return made
 
@@ -129,8 +131,7 @@ def test_continued_by_another_number_of_processes(
     if step > 12:
       shutil.rmtree(workdir / "checkpoints" / f"step_{step:08d}")
   (workdir / "result.json").unlink()
-  with pod.start(command("pretrain", folder, workdir, *IN_FLOAT32), workdir,
-                 count) as run:
+  with pod.start(in_float32(folder, workdir), workdir, count) as run:
     assert run.wait() == [0] * count, run.log(0)
   found, wanted = ({r["step"]: r for r in train.read_metrics(w)
                     if "loss" in r and r["step"] > 12}
