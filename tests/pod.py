@@ -12,6 +12,12 @@ import sys
 import time
 
 import house
+import jax
+from lm import train
+import numpy as np
+from tests.experiments import road
+
+STEPS = 30
 
 
 def free_port() -> int:
@@ -96,3 +102,27 @@ def until(condition, *, timeout: float = 120, what: str = "it"):
   while not condition():
     assert time.monotonic() < end, f"{what} did not happen in {timeout} s"
     time.sleep(0.02)
+
+
+def command(stage, folder, workdir, *more):
+  """A stage's command line; it goes on from the one before in `folder`."""
+  before = {"pretrain": None, "instruct": "pretrain", "value": "instruct"}
+  init = before[stage] and folder / before[stage]
+  arguments = road.arguments(
+      stage, workdir, f"--config.steps={STEPS}", "--config.batch=8",
+      "--config.checkpoint.every=3", "--config.log_every=5",
+      "--config.mesh.fsdp=-1", text=folder / "text", init=init)
+  arguments = [a for a in arguments if not a.startswith("--workdir")]
+  if stage == "instruct":
+    arguments.append("--config.evaluate.questions=0")
+  return [f"experiments.{stage}.run", *arguments, *more]
+
+
+def same(a, b):
+  """Whether two runs ended in the same state, bit for bit."""
+  a, b = train.load(a), train.load(b)
+  assert a.step == b.step == STEPS
+  assert a.description["source"] == b.description["source"]
+  leaves = [jax.tree.leaves(x.params) for x in (a, b)]
+  for x, y in zip(*leaves, strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
