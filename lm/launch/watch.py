@@ -27,7 +27,7 @@ BEAT_FILE = "LM_BEAT_FILE"  # Of the environment, set by the supervisor.
 _LOST = ("gloo", "connection reset", "connection closed", "broken pipe",
          "socket closed", "unavailable:", "deadline_exceeded", "heartbeat",
          "coordination service", "aborted:")
-_FRAMES = 12
+_FRAMES = 24  # JAX's own, between ours and the wait, may be a dozen.
 
 
 def lost_contact(error: BaseException) -> bool:
