@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 test lint plan soak bench build-files clean
+.PHONY: help venv demo game24 test lint plan soak peers bench build-files clean
 SEEDS ?= 0 1 2
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,12 @@ plan: $(STAMP)  ## Compile the pod configs for their TPUs, half an hour: docs/pl
 
 soak: $(STAMP)  ## Kill a run of two processes twenty times: docs/hosts.md.
 	$(BIN)/python tests/soak.py
+
+peers: $(STAMP)  ## Hold models against transformers, minutes: docs/models.md.
+	$(BIN)/python -m pip install --quiet -e '.[test,bench]'
+	$(BIN)/lm fetch smollm2
+	$(BIN)/python -m pytest -p no:xdist $(shell grep -rlE \
+	  'importorskip\("transformers' tests) $(ARGS)
 
 bench: $(STAMP)  ## One script per figure.
 	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \

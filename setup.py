@@ -15,10 +15,11 @@ REQUIRED = [
     "absl-py>=2.1",
     "array_record>=0.8",
     "flax>=0.12.8,<0.13",
+    "gguf>=0.17",
     "grain>=0.2.18,<0.3",
     "importlib_resources>=6",  # tfds builders import it and do not say so.
     "jax>=0.10,<0.11",  # 0.11.1 removed a class that flax 0.12.8 subclasses.
-    "Jinja2>=3.1",
+    "Jinja2>=3.1.6",
     "matplotlib>=3.8",
     "ml-collections>=1.1,<2",
     "numpy>=2.0",
@@ -34,6 +35,7 @@ REQUIRED = [
     "tensorflow>=2.21,<2.22",  # tensorflow-text is built for one minor each.
     "tensorflow-datasets>=4.9.10,<5",
     "tensorflow-text>=2.21,<2.22",
+    "tokenizers>=0.20",
 ]
 
 NOTEBOOKS = ["ipykernel>=6.29", "ipython>=8", "nbclient>=0.10",
@@ -50,10 +52,10 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.11"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "notebooks": NOTEBOOKS,
-    "bench": ["torch>=2.5", "transformers>=4.56"],
+    "bench": ["accelerate>=1", "torch>=2.5", "transformers>=4.56"],
     "test": NOTEBOOKS + PLAN + BUCKETS + [
         "gcp-storage-emulator>=2026.7", "mypy>=1.15,<3", "pytest>=8",
-        "pytest-xdist>=3.6", "ruff>=0.9,<1"],
+        "pytest-xdist>=3.6", "ruff>=0.9,<1", "safetensors>=0.4"],
 }
 
 
@@ -75,7 +77,7 @@ setup(
     # names would be anybody's in site-packages.
     packages=find_packages(include=["lm", "lm.*"]),
     package_data={"": ["*.json", "*.jsonl", "*.csv", "*.txt", "*.html",
-                       "*.md"]},
+                       "*.md", "*.c"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lm = lm.cli:main"]},

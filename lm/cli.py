@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from lm.launch import chat
 from lm.launch import doctor
+from lm.launch import fetch
+from lm.launch import interop_command
 from lm.launch.tpu import command as tpu
 from lm.types import UserError
 
@@ -36,6 +39,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   _add_vocab(commands)
   _add_corpus(commands)
   _add_sample(commands)
+  fetch.add(commands)
+  chat.add(commands)
+  interop_command.add(commands)
   _add_ablate(commands)
   _add_plan(commands)
   doctor.add(commands)
@@ -99,7 +105,6 @@ def _add_corpus(commands) -> None:
   show.add_argument("--holdout", type=float, default=0.01,
                     help="share that is held out, by default 0.01")
 
-
   debian = _add(sub, "debian", _corpus_debian, (
       "Makes a corpus of about 155 MB from Debian packages, one JSONL a source;"
       " what is there is kept."))
@@ -144,12 +149,7 @@ def _add_sample(commands) -> None:
   parser.add_argument("--system", help="a system message, with --chat")
   parser.add_argument("--samples", type=int, default=1, help="of each prompt")
   parser.add_argument("--max_tokens", type=int, default=100)
-  parser.add_argument("--temperature", type=float, default=0.8,
-                      help="0 is greedy; by default 0.8")
-  parser.add_argument("--top_k", type=int)
-  parser.add_argument("--top_p", type=float)
-  parser.add_argument("--min_p", type=float)
-  parser.add_argument("--repetition_penalty", type=float)
+  chat.sampling_flags(parser)
   parser.add_argument("--stop", action="append", default=[],
                       help="text that ends the sample; may be repeated")
   parser.add_argument("--think", type=int, metavar="TOKENS", help=(
@@ -165,7 +165,7 @@ def _sample(args) -> None:
   from lm import decode
   from lm import model
   from lm import train
-  from lm.data import chat
+  from lm.data import chat as chat_data
   from lm.launch import runtime
 
   runtime.quiet_without_accelerator()
@@ -178,9 +178,9 @@ def _sample(args) -> None:
       messages = [{"role": "user", "content": text}]
       if args.system:
         messages.insert(0, {"role": "system", "content": args.system})
-      prompts.append(chat.encode_prompt(vocab, messages))
+      prompts.append(chat_data.encode_prompt(vocab, messages))
     else:
-      prompts.append(vocab.encode(text) or [vocab.eos_id])
+      prompts.append([*vocab.prefix, *vocab.encode(text)] or [vocab.eos_id])
   rows = [p for p in prompts for _ in range(args.samples)]
   stops = budget = None
   if args.stop:
@@ -189,11 +189,9 @@ def _sample(args) -> None:
     budget = decode.ThinkingBudget.build(
         vocab, args.marker, tokens=args.think, size=config.padded_vocab)
   state = decode.generate(
-      model.LanguageModel(config), loaded.params, rows, eos_id=vocab.eos_id,
+      model.LanguageModel(config), loaded.params, rows, eos_id=vocab.eos_ids,
       max_tokens=args.max_tokens, key=jax.random.key(args.seed), stops=stops,
-      budget=budget, rules=decode.rules(
-          temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-          min_p=args.min_p, repetition_penalty=args.repetition_penalty))
+      budget=budget, rules=chat.sampling_rules(args))
   for i, text in enumerate(decode.texts(vocab, state)):
     prompt = args.prompt[i // args.samples]
     print(text if args.chat else prompt + text)

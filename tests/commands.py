@@ -14,7 +14,8 @@ from lm.launch import main as launch_main
 
 PROGRAMS = ("python", "python3", "lm", "make", "pip", "git", "cd", "./.ci/run",
             ".ci/run", "source", "bazel", "tensorboard", "jupyter", "sudo",
-            "export", "apt-get", "dpkg", "gcloud", "for", "done", "mkdir")
+            "export", "apt-get", "dpkg", "gcloud", "for", "done", "mkdir", "cc",
+            "echo", "run")
 
 
 def from_markdown(text: str) -> list[str]:

@@ -5,14 +5,21 @@ A dialogue is `{"messages": [{"role": ..., "content": ...}, ...]}` and becomes
 first, then user and assistant in turn. What the model learns to write, the
 contents of assistant turns and their `<|end|>`, has weight 1, all else 0.
 Contents cannot forge turns: specials in them are spelled out.
+
+A vocabulary with a chat template of its own (`Vocab.chat_template`, of another
+model) writes dialogues by that: the ids are those of the text that it renders.
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 import math
 import numbers
+import re
 from typing import Any
 
+from lm.data import bpe_spell
 from lm.data.vocab import END, Vocab
+from lm.types import UserError
 
 _ROLES = ("system", "user", "assistant")
 Messages = Sequence[Mapping[str, str]]
@@ -51,10 +58,15 @@ def encode(vocab: Vocab, messages: Messages) -> dict[str, list]:
 
   Raises:
     ValueError: not such messages.
+    UserError: the vocabulary's template refuses them, or does not show what
+      of its text the assistant writes.
   """
   check(messages)
   if not any(m["role"] == "assistant" for m in messages):
     raise ValueError("there is no assistant turn to learn from")
+  if vocab.chat_template is not None:
+    return _encode_by_template(vocab, messages)
+  _check_own(vocab)
   tokens, weights = [], []
   for message in messages:
     tokens.append(vocab.id(f"<|{message['role']}|>"))
@@ -79,8 +91,20 @@ def prompt(messages: Messages) -> str:
 
 
 def encode_prompt(vocab: Vocab, messages: Messages) -> list[int]:
-  """The tokens of `prompt`, proof against specials in the contents."""
+  """The tokens of `prompt`, proof against specials in the contents.
+
+  With a template of the vocabulary's, of the text that this renders.
+
+  Raises:
+    ValueError: not messages that an answer can follow.
+    UserError: the vocabulary's template refuses them.
+  """
   prompt(messages)
+  if vocab.chat_template is not None:
+    marked, mark = _marked(vocab, messages)
+    text = bpe_spell.render(vocab, marked, add_generation_prompt=True)
+    return vocab.encode_marked(text, mark)[0]
+  _check_own(vocab)
   ids = []
   for message in messages:
     ids.append(vocab.id(f"<|{message['role']}|>"))
@@ -140,12 +164,118 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     values += [0.0] * (len(ids) - 1) + [float(label or 0.0)]
     value_weights += [0.0] * (len(ids) - 1) + [float(label is not None)]
   if done:
-    tokens.append(vocab.id(END))
+    tokens.append(_end(vocab))
     weights.append(float(imitate[-1]) if lines else 1.0)
     values.append(0.0)
     value_weights.append(0.0)
   return {"tokens": tokens, "weights": weights, "values": values,
           "value_weights": value_weights}
+
+
+def _check_own(vocab: Vocab) -> None:
+  """Raises UserError if a vocabulary cannot write dialogues at all."""
+  try:
+    for piece in ("<|user|>", "<|assistant|>", END):
+      vocab.id(piece)
+  except KeyError as e:
+    raise UserError("the tokenizer has no chat template, and no tokens of"
+                    f" ours such as {e}: bring one with a chat_template") from e
+
+
+@functools.lru_cache(maxsize=8)
+def _end(vocab: Vocab) -> int:
+  """The id that ends an assistant's turn."""
+  if vocab.chat_template is None:
+    return vocab.id(END)
+  example = _encode_by_template(vocab, [{"role": "user", "content": "x"},
+                                        {"role": "assistant", "content": "x"}])
+  learnt = [t for t, w in zip(example["tokens"], example["weights"]) if w]
+  return learnt[-1] if learnt[-1] in vocab.special_ids else vocab.eos_id
+
+
+def _marked(vocab: Vocab, messages: Messages) -> tuple[list[dict], str]:
+  """The messages with a mark inside all special tokens of contents.
+
+  Returns:
+    The messages, and the mark: a character that is in none of them.
+  """
+  texts = "".join(m["content"] for m in messages)
+  mark = _unused(texts + vocab.chat_template)
+  return [{**m, "content": vocab.speller.marked(m["content"], mark)}
+          for m in messages], mark
+
+
+def _unused(text: str) -> str:
+  # Characters that Unicode will never give a meaning.
+  for code in range(0xFDD0, 0xFDF0):
+    if chr(code) not in text:
+      return chr(code)
+  raise UserError("the dialogue holds all of Unicode's non-characters: it is no"
+                  " text")
+
+
+def _encode_by_template(vocab: Vocab, messages: Messages) -> dict[str, list]:
+  """As `encode`, by the template of the vocabulary."""
+  marked, mark = _marked(vocab, messages)
+  text = bpe_spell.render(vocab, marked, add_generation_prompt=False)
+  starts = _starts(vocab, marked, text, mark)
+  ends = [vocab.piece(i) for i in vocab.eos_ids]
+  ends_re = re.compile("|".join(
+      map(re.escape, sorted(ends, key=len, reverse=True))))
+  answers = [m["content"] for m in marked if m["role"] == "assistant"]
+  spans = []
+  for start, stop, answer in zip(starts, [*starts[1:], len(text)], answers):
+    if end := ends_re.search(text, start, stop):
+      spans.append((start, end.end()))
+    elif (at := text.find(answer.strip(), start, stop)) >= 0:
+      spans.append((start, at + len(answer.strip())))
+    else:
+      raise UserError("the chat template does not write the assistant's"
+                      f" {answer[:40]!r}, nor an end of its turn: no tokens to"
+                      " learn")
+  true = lambda at: at - text.count(mark, 0, at)
+  spans = [(true(a), true(b)) for a, b in spans]
+  tokens, covers = vocab.encode_marked(text, mark)
+  weights, rest = [], 0
+  for a, b in covers:
+    while rest < len(spans) and a >= spans[rest][1]:
+      rest += 1
+    # A token that also covers the end of what is before is learnt, too.
+    weights.append(float(rest < len(spans) and b > spans[rest][0]))
+  return {"tokens": tokens, "weights": weights}
+
+
+def _starts(vocab: Vocab, messages: Sequence[Mapping[str, str]], text: str,
+            mark: str) -> list[int]:
+  """Where in the text of a dialogue each of the assistant's turns begins.
+
+  That is after the prompt to which it is the answer, if the text begins with
+  it. Else (a template that says more in the prompt than in the past, such as
+  `<think>`) where other contents in place of the answers would show up.
+  """
+  turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+  prompts = [bpe_spell.render(vocab, messages[:i], add_generation_prompt=True)
+             for i in turns]
+  if all(map(text.startswith, prompts)):
+    return [len(p) for p in prompts]
+  other = _unused(mark + text + vocab.chat_template)
+  posed = [{**m, "content": other + "x" + other} if i in turns else m
+           for i, m in enumerate(messages)]
+  parts = bpe_spell.render(
+      vocab, posed, add_generation_prompt=False).split(other + "x" + other)
+  for cut in (str, str.strip, str.lstrip, str.rstrip):
+    answers = [cut(messages[i]["content"]) for i in turns]
+    if len(parts) != len(turns) + 1:
+      break
+    whole, starts = parts[0], []
+    for answer, part in zip(answers, parts[1:]):
+      starts.append(len(whole))
+      whole += answer + part
+    if whole == text:
+      return starts
+  raise UserError("the tokenizer's chat template writes the beginning of a"
+                  " dialogue otherwise than the whole (it has no prefix"
+                  " property): it cannot show what the assistant writes")
 
 
 def _is_number(value: Any) -> bool:

@@ -98,7 +98,8 @@ def text_example(vocab: Vocab, row: Row) -> Example:
   content = row.get("text")
   if not isinstance(content, str):
     raise ValueError("'text' must be a text")
-  return {"tokens": [*vocab.encode(content, specials=False), vocab.eos_id],
+  ids = vocab.encode(content, specials=False)
+  return {"tokens": [*vocab.prefix, *ids, vocab.eos_id],
           "text_bytes": len(content.encode("utf-8", "replace"))}
 
 

@@ -2,10 +2,12 @@
 
 Both give back every text exactly: no normalisation, no dummy prefix, bytes for
 what no piece covers. The chat specials and the newline are pieces of their own.
+Those of other models are in `bpe.py`; `load` reads every kind.
 Neither TensorFlow nor seqio is imported here.
 """
 
 from collections.abc import Iterable, Sequence
+import contextlib
 import functools
 import hashlib
 import io
@@ -28,13 +30,26 @@ class Vocab:
 
   Attributes:
     size: number of ids.
-    eos_id: the id of `<|end|>`.
-    bos_id: None; no vocabulary here has a beginning of text.
+    eos_id: the id of `<|end|>`, or of what another model has for it.
+    bos_id: the id of a beginning of text; None: there is none, as in our own.
+    prefix: ids that a model expects at the start of every text (Llama's
+      beginning of text); `encode` does not add them.
+    eos_ids: every id that ends a turn or a text; the first is `eos_id`.
+    special_ids: ids of control tokens, which stand for no text of a document.
+    chat_template: Jinja, as in Hugging Face's tokenizer_config.json; None: the
+      template of `chat.py`.
   """
 
   size: int
   eos_id: int
   bos_id: int | None = None
+  prefix: tuple[int, ...] = ()
+  special_ids: frozenset[int] = frozenset()
+  chat_template: str | None = None
+
+  @functools.cached_property
+  def eos_ids(self) -> tuple[int, ...]:
+    return (self.eos_id,)
 
   def encode(self, text: str, *, specials: bool = True) -> list[int]:
     """The ids of `text`.
@@ -45,7 +60,7 @@ class Vocab:
         ids. False spells them out, so that text from outside cannot forge a
         turn; `decode` gives the same text either way.
     """
-    text = _well_formed(text)
+    text = well_formed(text)
     if specials or "<|" not in text:
       return self._encode(text)
     ids = []
@@ -117,6 +132,7 @@ class SentencePieceVocab(Vocab):
     except KeyError as e:
       raise UserError(f"the SentencePiece model has no piece {END}: train one"
                       " with `lm vocab train`") from e
+    self.special_ids = _found(self, SPECIALS)
     self._split = re.compile(f"({re.escape(END)}|{_SPACE})")
     self._spelled_space = [self._sp.piece_to_id(f"<0x{b:02X}>")
                            for b in _SPACE.encode()]
@@ -188,6 +204,7 @@ class ByteVocab(Vocab):
     self._re = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
     self.size = len(self._pieces)
     self.eos_id = self._ids[END]
+    self.special_ids = _found(self, SPECIALS)
 
   def _encode(self, text: str) -> list[int]:
     ids = []
@@ -233,15 +250,36 @@ def load(path: str | os.PathLike) -> Vocab:
   except OSError as e:
     raise UserError(f"no vocabulary at {path}: train one with"
                     " `lm vocab train`") from e
-  if raw[:1] == b"{":
-    try:
-      return ByteVocab(json.loads(raw)["symbols"])
-    except (ValueError, KeyError) as e:
-      raise UserError(f"{path} is not a vocabulary of this project") from e
   try:
+    if raw[:1] == b"{":
+      return from_json(raw)
     return SentencePieceVocab(raw)
   except UserError as e:
     raise UserError(f"{path}: {e}") from e
+
+
+def from_json(raw: bytes) -> Vocab:
+  """What `serialize` wrote of a vocabulary that is JSON.
+
+  Raises:
+    UserError: it is not one.
+  """
+  try:
+    saved = json.loads(raw)
+    if saved.get("kind") != "tokenizers":
+      return ByteVocab(saved["symbols"])
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    raise UserError("not a vocabulary of this project") from e
+  from lm.data import bpe  # It builds on this module.
+  return bpe.HuggingFaceVocab(saved.get("tokenizer"), saved.get("config"))
+
+
+def _found(vocab: Vocab, pieces: Iterable[str]) -> frozenset[int]:
+  ids = set()
+  for piece in pieces:
+    with contextlib.suppress(KeyError):
+      ids.add(vocab.id(piece))
+  return frozenset(ids)
 
 
 def train(
@@ -296,7 +334,7 @@ def _sample(texts: Iterable[str], max_bytes: int) -> list[str]:
   """An even sample of lines: every 1st, 2nd, 4th, ... as the text grows."""
   kept, total, stride, seen = [], 0, 1, 0
   for text in texts:
-    for line in _well_formed(text).split("\n"):
+    for line in well_formed(text).split("\n"):
       if not line.strip() or "\0" in line:
         continue
       seen += 1
@@ -311,7 +349,8 @@ def _sample(texts: Iterable[str], max_bytes: int) -> list[str]:
   return kept
 
 
-def _well_formed(text: str) -> str:
+def well_formed(text: str) -> str:
+  """The text with `?` for lone surrogates, which no bytes stand for."""
   try:
     text.encode("utf-8")
     return text

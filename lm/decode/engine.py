@@ -7,6 +7,7 @@ token for every row, feeds it, and leaves the next logits (and value) behind.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import operator
 
 from flax import struct
 import jax
@@ -130,7 +131,7 @@ def prefill(model: LanguageModel, params: Params, tokens_BT, lengths_B, *,
   segments_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
   hidden_BTD, cache = model.hidden(
       params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT,
-      cache=cache)
+      cache=cache, fresh=True)
   # One-hot rather than a gather: rows are sharded.
   last_BT = positions_BT == lengths_B[:, None] - 1
   last_B1D = jnp.sum(
@@ -172,10 +173,20 @@ def _fresh(batch, max_tokens, stops, budget):
   )
 
 
+def _ends(tokens_B, eos_id: int | tuple[int, ...]):
+  """Which of the tokens end their rows."""
+  ids = (eos_id,) if isinstance(eos_id, int) else eos_id
+  return functools.reduce(operator.or_, (tokens_B == i for i in ids))
+
+
 def step(model: LanguageModel, params: Params, state: DecodeState, *,
-         rules: sampling.Rules, eos_id: int, stops: Stops | None = None,
+         rules: sampling.Rules, eos_id: int | tuple[int, ...],
+         stops: Stops | None = None,
          budget: ThinkingBudget | None = None) -> DecodeState:
-  """Chooses one token for every row that is not done, and feeds it."""
+  """Chooses one token for every row that is not done, and feeds it.
+
+  `eos_id` is the token that ends a row, or a tuple of several that do.
+  """
   key, now = jax.random.split(state.key)
   tokens_B, log_probs_B = sampling.sample(
       now, state.logits_BV, rules, seen_BV=state.seen_BV)
@@ -197,7 +208,8 @@ def step(model: LanguageModel, params: Params, state: DecodeState, *,
   slot_BM = jnp.arange(state.tokens_BM.shape[1]) == state.num_B[:, None]
   slot_BM &= live_B[:, None]
   num_B = state.num_B + live_B
-  stopped_B = (tokens_B == eos_id) | (num_B >= state.tokens_BM.shape[1])
+  ends_B = _ends(tokens_B, eos_id)
+  stopped_B = ends_B | (num_B >= state.tokens_BM.shape[1])
   stops_BP = state.stops_BP
   if stops is not None:
     stops_BP, hit_B = stops.step(stops_BP, tokens_B)
@@ -217,7 +229,7 @@ def step(model: LanguageModel, params: Params, state: DecodeState, *,
       cache=cache, key=key, seen_BV=seen_BV, num_B=num_B,
       logits_BV=keep(logits_BV, state.logits_BV),
       values_B=jnp.where(
-          live_B & (tokens_B != eos_id), values_B, state.values_B),
+          live_B & ~ends_B, values_B, state.values_B),
       positions_B=state.positions_B + live_B,
       tokens_BM=jnp.where(slot_BM, tokens_B[:, None], state.tokens_BM),
       log_probs_BM=jnp.where(
@@ -272,7 +284,8 @@ def _generate(model, params, tokens_BT, lengths_B, key, stops, budget, *,
 
 def generate(model: LanguageModel, params: Params,
              prompts: Sequence[Sequence[int]], *, max_tokens: int,
-             eos_id: int, key: jax.Array, rules: sampling.Rules = (),
+             eos_id: int | tuple[int, ...], key: jax.Array,
+             rules: sampling.Rules = (),
              stops: Stops | None = None,
              budget: ThinkingBudget | None = None) -> DecodeState:
   """Continues ragged prompts, the whole loop in one jit.
@@ -281,7 +294,7 @@ def generate(model: LanguageModel, params: Params,
     model: the model; params: its parameters.
     prompts: token ids of each row.
     max_tokens: most tokens to generate a row.
-    eos_id: the token that ends a row.
+    eos_id: the token that ends a row, or a tuple of several that do.
     key: of the sampler.
     rules: sampling rules; () samples at temperature 1.
     stops: stop strings besides `eos_id`.
@@ -308,7 +321,7 @@ def texts(vocab, state: DecodeState) -> list[str]:
   """The generated text of every row, without the end token."""
   tokens, num = np.asarray(state.tokens_BM), np.asarray(state.num_B)
   rows = [row[:n].tolist() for row, n in zip(tokens, num, strict=True)]
-  return [vocab.decode(r[:-1] if r and r[-1] == vocab.eos_id else r)
+  return [vocab.decode(r[:-1] if r and r[-1] in vocab.eos_ids else r)
           for r in rows]
 
 

@@ -47,10 +47,10 @@ def answers(
   """
   state = decode.generate(
       model, params, [chat.encode_prompt(vocab, p) for p in prompts],
-      max_tokens=max_tokens, eos_id=vocab.eos_id, key=jax.random.key(0),
+      max_tokens=max_tokens, eos_id=vocab.eos_ids, key=jax.random.key(0),
       rules=decode.GREEDY)
   tokens, counts = jax.device_get((state.tokens_BM, state.num_B))
-  ended = tokens[np.arange(len(counts)), counts - 1] == vocab.eos_id
+  ended = np.isin(tokens[np.arange(len(counts)), counts - 1], vocab.eos_ids)
   return [Answer(text, bool(end)) for text, end in
           zip(decode.texts(vocab, state), ended, strict=True)]
 

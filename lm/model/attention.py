@@ -1,5 +1,7 @@
 """Causal grouped-query attention over segments, with or without a cache."""
 
+import functools
+
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -9,7 +11,7 @@ from lm import sharding
 from lm.model import layers
 from lm.model import splash
 from lm.model.config import ModelConfig
-from lm.model.dot import activation_dtype, compute_dtype, dot
+from lm.model.dot import activation_dtype, compute_dtype, dot, one_cpu
 
 
 def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
@@ -27,13 +29,19 @@ def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
   return seen
 
 
+# Queries of a block and blocks of a row, on a CPU: scores then stay in its
+# cache, and those of keys that lie behind the block are never made.
+_BLOCK_ROWS, _MOST_BLOCKS = 128, 8
+
+
 def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
   """Reference attention; softmax in float32.
 
   Args:
     q_BTNH: queries in the compute dtype, already scaled.
     k_BKSH, v_BKSH: keys and values.
-    mask_BTS: bool, which keys a query sees; one that sees none averages all.
+    mask_BTS: bool, which keys a query sees; one that sees none averages
+      some. Where T = S, no query may see a key that lies behind it.
 
   Returns:
     [B, T, N, H] in the compute dtype.
@@ -64,6 +72,50 @@ def _attend(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
 
 
 def _attend_forward(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
+  out_BTKGH, log_z_BKGT = _blocks(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)
+  return out_BTKGH, (q_BTKGH, k_BKSH, v_BKSH, mask_BTS, log_z_BKGT)
+
+
+def _blocks(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
+  """The output and the log-normaliser [B, K, G, T], in blocks of queries."""
+  length = q_BTKGH.shape[1]
+  if k_BKSH.shape[2] != length or not one_cpu():
+    return _whole(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)
+  count = max(1, min(length // _BLOCK_ROWS, _MOST_BLOCKS))
+  rows = -(-length // count)
+  made = []
+  for start in range(0, length, rows):
+    end = min(start + rows, length)
+    made.append(_block(q_BTKGH[:, start:end], k_BKSH[:, :, :end],
+                       v_BKSH[:, :, :end], mask_BTS[:, start:end, :end]))
+  outs, log_zs = zip(*made, strict=True)
+  return jnp.concatenate(outs, 1), jnp.concatenate(log_zs, 3)
+
+
+def _block(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
+  """As `_whole`; the queries of a group are rows of one matrix product.
+
+  XLA:CPU refuses other bfloat16 products of small arrays.
+  """
+  b, t, k, g, h = q_BTKGH.shape
+  q_PMH = jnp.transpose(q_BTKGH, (0, 2, 3, 1, 4)).reshape(b * k, g * t, h)
+  k_PSH, v_PSH = (y.reshape(b * k, -1, h) for y in (k_BKSH, v_BKSH))
+  product = functools.partial(
+      jnp.einsum, preferred_element_type=jnp.float32)
+  scores = product("PMH,PSH->PMS", q_PMH, k_PSH).reshape(b, k, g, t, -1)
+  scores = jnp.where(mask_BTS[:, None, None], scores, -1e30)
+  top = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - top)
+  total_BKGT = jnp.sum(weights, axis=-1)
+  out_PMH = product(
+      "PMS,PSH->PMH", weights.reshape(b * k, g * t, -1).astype(v_PSH.dtype),
+      v_PSH)
+  out = out_PMH.reshape(b, k, g, t, h) / total_BKGT[..., None]
+  out_BTKGH = jnp.transpose(out, (0, 3, 1, 2, 4)).astype(q_BTKGH.dtype)
+  return out_BTKGH, top[..., 0] + jnp.log(total_BKGT)
+
+
+def _whole(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
   scores = _scores(q_BTKGH, k_BKSH, mask_BTS)
   top = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - top)
@@ -73,8 +125,7 @@ def _attend_forward(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
       preferred_element_type=jnp.float32)
   out_BTKGH = out_BTKGH / jnp.moveaxis(total_BKGT, 3, 1)[..., None]
   out_BTKGH = out_BTKGH.astype(q_BTKGH.dtype)
-  log_z_BKGT = top[..., 0] + jnp.log(total_BKGT)
-  return out_BTKGH, (q_BTKGH, k_BKSH, v_BKSH, mask_BTS, log_z_BKGT)
+  return out_BTKGH, top[..., 0] + jnp.log(total_BKGT)
 
 
 def _attend_backward(saved, g_BTKGH):
@@ -150,6 +201,10 @@ class Attention(nn.Module):
     q_BTNH = project(wq, heads, wide)
     k_BTKH = project(wk, kv_heads, wide)
     v_BTKH = project(wv, kv_heads, dtype)
+    if c.qkv_bias:
+      q_BTNH = self._biased("q_bias", q_BTNH, heads)
+      k_BTKH = self._biased("k_bias", k_BTKH, kv_heads)
+      v_BTKH = self._biased("v_bias", v_BTKH, kv_heads)
     if c.qk_norm:
       ones = nn.initializers.ones
       q_scale = self.param("q_norm", ones, (h,))
@@ -162,19 +217,27 @@ class Attention(nn.Module):
     v_BTKH = checkpoint_name(v_BTKH, "v")
 
     k_BKSH, v_BKSH = (jnp.swapaxes(y, 1, 2) for y in (k_BTKH, v_BTKH))
+    new = tuple(sharding.shard(y, "batch", kv_heads, None, None)
+                for y in (k_BKSH, v_BKSH))
+    if kv is not None:
+      kv = tuple(
+          jax.lax.dynamic_update_slice(
+              old, y.astype(old.dtype), (0, 0, cursor, 0))
+          for old, y in zip(kv, new, strict=True))
     if mask_BTS is None:
       out_BTNH = splash.attend(q_BTNH, k_BKSH, v_BKSH, segments_BT,
                                segments_BT, window=c.window)
-      return self._out(out_BTNH, wo, heads), None
-    k_BKSH, v_BKSH = (sharding.shard(y, "batch", kv_heads, None, None)
-                      for y in (k_BKSH, v_BKSH))
-    if kv is not None:
-      kv = k_BKSH, v_BKSH = tuple(
-          jax.lax.dynamic_update_slice(
-              old, new.astype(old.dtype), (0, 0, cursor, 0))
-          for old, new in zip(kv, (k_BKSH, v_BKSH), strict=True))
-    out_BTNH = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
+    elif kv is None or mask_BTS.shape[1] == mask_BTS.shape[2]:
+      out_BTNH = attend(q_BTNH, *new, mask_BTS)  # Among themselves.
+    else:
+      out_BTNH = attend(q_BTNH, *kv, mask_BTS)
     return self._out(out_BTNH, wo, heads), kv
+
+  def _biased(self, name, x_BTNH, heads):
+    """Adds a bias of each head, in float32; gives the dtype of `x_BTNH`."""
+    bias_NH = self.param(name, nn.initializers.zeros, x_BTNH.shape[2:])
+    bias_NH = sharding.shard(bias_NH, heads, None)  # As the heads lie.
+    return (x_BTNH + bias_NH.astype(jnp.float32)).astype(x_BTNH.dtype)
 
   def _out(self, x_BTNH, wo, heads):
     c = self.config

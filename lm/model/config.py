@@ -25,6 +25,7 @@ class ModelConfig:
       high_freq_factor, original_max_length) (2407.21783).
     window: None, or how many tokens back a query sees (2310.06825).
     qk_norm: RMS-normalise queries and keys (2302.05442).
+    qkv_bias: add a learnt bias to queries, keys and values (2309.16609).
     tied: the LM head is the embedding table.
     logit_cap: None, or soft cap: cap * tanh(logits / cap) (2408.00118).
     norm_eps: of RMSNorm (1910.07467).
@@ -51,6 +52,7 @@ class ModelConfig:
   rope_scaling: tuple[float, float, float, int] | None = None
   window: int | None = None
   qk_norm: bool = False
+  qkv_bias: bool = False
   tied: bool = False
   logit_cap: float | None = None
   norm_eps: float = 1e-5
@@ -117,7 +119,9 @@ class ModelConfig:
     d, h = self.d_model, self.head_dim
     attention = d * h * (2 * self.num_heads + 2 * self.num_kv_heads)
     norms = 2 * d + (2 * h if self.qk_norm else 0)
-    return attention + 3 * d * self.d_mlp + norms
+    biases = (h * (self.num_heads + 2 * self.num_kv_heads)
+              if self.qkv_bias else 0)
+    return attention + 3 * d * self.d_mlp + norms + biases
 
   @property
   def num_params(self) -> int:

@@ -27,6 +27,9 @@ _AXES = {
     "o": ("heads", None, "embed"),
     "q_norm": (None,),
     "k_norm": (None,),
+    "q_bias": ("heads", None),
+    "k_bias": ("kv_heads", None),
+    "v_bias": ("kv_heads", None),
     "gate": ("embed", "mlp"),
     "up": ("embed", "mlp"),
     "down": ("mlp", "embed"),
@@ -93,13 +96,18 @@ def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
                            prevent_cse=False)
   on_cpu = sharding.platform() == "cpu"
   unroll = c.unroll or (c.num_layers if on_cpu else 1)
+  if isinstance(stacked, tuple):
+    unroll = c.num_layers
   if kv is None and unroll < c.num_layers:
     x_BTD, _ = jax.lax.scan(
         lambda x_BTD, params: apply(x_BTD, None, params), x_BTD, stacked,
         unroll=unroll)
     return x_BTD, None
+  if kv is not None:
+    apply = jax.jit(apply)  # Traced once for all layers.
   new = []
-  for layer, params in enumerate(_unstack(stacked)):
+  layers_ = stacked if isinstance(stacked, tuple) else _unstack(stacked)
+  for layer, params in enumerate(layers_):
     x_BTD, of_layer = apply(x_BTD, kv and kv[layer], params)
     new.append(of_layer)
   return x_BTD, new
@@ -114,7 +122,10 @@ class Transformer(nn.Module):
     if c.remat not in REMAT:
       raise UserError(
           f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
-    self.layers = self.param("layers", _init_blocks, c)
+    if self.has_variable("params", "layers"):  # Stacked, or one by one.
+      self.layers = self.get_variable("params", "layers")
+    else:
+      self.layers = self.param("layers", _init_blocks, c)
     self.embed = Table(c)
     # Outside of the layers, which `remat` looks after.
     self.final_norm = nn.remat(layers.RMSNorm)(c)
@@ -123,8 +134,9 @@ class Transformer(nn.Module):
     if c.scalar_head:
       self.value = ScalarHead(c)
 
-  def hidden(self, tokens_BT, positions_BT, segments_BT, cache):
+  def hidden(self, tokens_BT, positions_BT, segments_BT, cache, fresh=False):
     c = self.config
+    alone = cache is None or fresh
     x_BTD = self.embed(tokens_BT)
     table = layers.rope_table(c, positions_BT)
     kv, cursor = None, 0
@@ -138,10 +150,12 @@ class Transformer(nn.Module):
                            (cache.segments_BS, segments_BT)))
       kv = list(zip(cache.k_BKSH, cache.v_BKSH, strict=True))
     mask_BTS = None
-    if not use_kernel(c, tokens_BT.shape[1], cached=cache is not None):
+    if not use_kernel(c, tokens_BT.shape[1], cached=not alone):
+      keys = ((positions_BT, segments_BT) if alone
+              else (k_positions, k_segments))
       mask_BTS = make_mask(
-          positions_BT, segments_BT, sharding.shard(k_positions, "batch", None),
-          sharding.shard(k_segments, "batch", None), c.window)
+          positions_BT, segments_BT,
+          *(sharding.shard(y, "batch", None) for y in keys), c.window)
     x_BTD, kv = _apply_blocks(
         c, self.layers, x_BTD, kv, table, mask_BTS, segments_BT, cursor)
     x_BTD = sharding.shard(self.final_norm(x_BTD), *layers.WHOLE)
@@ -210,7 +224,8 @@ class LanguageModel:
 
   def _init(self, key):
     ints = jnp.zeros((1, 2), jnp.int32)
-    return self.module.init(key, ints, ints, ints)["params"]
+    scanned = Transformer(self.config.replace(unroll=1))  # Quickly traced.
+    return scanned.init(key, ints, ints, ints)["params"]
 
   def init(self, key: jax.Array) -> Params:
     """Float32 parameters, laid out on the mesh that is set."""
@@ -260,11 +275,15 @@ class LanguageModel:
         {"params": params}, tokens_BT, *places, cache, targets_BT)
 
   def hidden(self, params: Params, tokens_BT, *, positions_BT=None,
-             segments_BT=None, cache: Cache | None = None):
-    """Final activations [B, T, D] and the cache, without the heads."""
+             segments_BT=None, cache: Cache | None = None,
+             fresh: bool = False):
+    """Final activations [B, T, D] and the cache, without the heads.
+
+    `fresh`: the cache is still empty, so the tokens attend to each other only.
+    """
     places = self._places(tokens_BT, positions_BT, segments_BT)
     return self.module.apply(
-        {"params": params}, tokens_BT, *places, cache, method="hidden")
+        {"params": params}, tokens_BT, *places, cache, fresh, method="hidden")
 
   def logits(self, params: Params, hidden_BTD):
     """Float32 logits [B, T, V padded] of final activations."""

@@ -15,6 +15,7 @@ from lm.types import TrainState, UserError
 
 FOLDER = "arrays"
 PARAMS, OPTIMIZER = "params", "optimizer"
+_FLOATS = {"float32", "bfloat16"}
 
 
 def orbax_module():
@@ -64,17 +65,29 @@ def shapes(tree: Any) -> dict[str, list]:
 
 
 def check(
-    path: pathlib.Path, description: dict[str, Any], trees: dict[str, Any]
+    path: pathlib.Path, description: dict[str, Any], trees: dict[str, Any], *,
+    cast: bool = False,
 ) -> None:
-  """Refuses a checkpoint whose arrays are not those of `trees`."""
+  """Refuses a checkpoint whose arrays are not those of `trees`.
+
+  Args:
+    path: of the checkpoint, for errors.
+    description: its own.
+    trees: what `read` will be asked for.
+    cast: whether floats may be stored as others than are asked for; `read`
+      casts them.
+  """
   for kind, tree in trees.items():
     stored, wanted = description["arrays"][kind], shapes(tree)
     for name in sorted({*stored, *wanted}):
-      if stored.get(name) != wanted.get(name):
+      a, b = stored.get(name), wanted.get(name)
+      if cast and a and b and a[0] == b[0] and {a[1], b[1]} <= _FLOATS:
+        continue
+      if a != b:
         raise UserError(
-            f"{path}: {kind} {name!r} is {stored.get(name, 'missing')} in the"
-            f" checkpoint but {wanted.get(name, 'missing')} by the config: it"
-            " belongs to another model or optimizer; use another --workdir")
+            f"{path}: {kind} {name!r} is {a or 'missing'} in the checkpoint but"
+            f" {b or 'missing'} by the config: it belongs to another"
+            " model or optimizer; use another --workdir")
 
 
 def read(

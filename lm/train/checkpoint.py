@@ -199,7 +199,7 @@ class Checkpointer:
     ours, theirs = (d.get("model") or {} for d in (as_json, description))
     for key in sorted({*ours, *theirs} - {"remat", "unroll", "dtype"}):
       a, b = ours.get(key), theirs.get(key)
-      if a != b:
+      if (a or None) != (b or None):  # A field newer than it is absent there.
         raise UserError(
             f"{path} holds a model with {key}={b!r} but the config says {a!r}:"
             " use another --workdir, or the config that it was trained with")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 import math
-import re
 from typing import Any
 
 import jax
@@ -60,11 +59,11 @@ def bits_per_byte(
 def token_bytes(vocab: Any) -> np.ndarray:
   """Bytes of text that each token of a vocabulary stands for, float32 [V].
 
-  Chat specials stand for none: they mark the text and are no part of it.
+  Special tokens stand for none: they mark the text and are no part of it.
 
   Args:
     vocab: of `lm.data.vocab`.
   """
-  sizes = [0 if re.fullmatch(r"<\|\w+\|>", vocab.piece(i))
-           else len(vocab.token_bytes(i)) for i in range(vocab.size)]
+  sizes = [0 if i in vocab.special_ids else len(vocab.token_bytes(i))
+           for i in range(vocab.size)]
   return np.asarray(sizes, np.float32)

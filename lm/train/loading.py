@@ -25,7 +25,7 @@ class Loaded:
 
   Attributes:
     config: the model's `ModelConfig`.
-    params: float32, laid out on the mesh.
+    params: float32, whatever they are stored as, laid out on the mesh.
     vocab: the vocabulary, or None if none was saved.
     description: everything in description.json.
     step: the training step.
@@ -68,7 +68,7 @@ def load(
     with jax.set_mesh(mesh):
       like = jax.eval_shape(init, key)
   trees = {arrays.PARAMS: like}
-  arrays.check(path, description, trees)
+  arrays.check(path, description, trees, cast=True)
   params = arrays.read(path, trees, mesh=mesh)[arrays.PARAMS]
   return Loaded(config, params, _load_vocab(path, description), description,
                 description["step"], path)

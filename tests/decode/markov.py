@@ -47,7 +47,7 @@ class Letters:
   """A vocabulary of one letter a token: id 0 is `a`; the last one ends."""
 
   def __init__(self, size=16):
-    self.size, self.eos_id = size, size - 1
+    self.size, self.eos_id, self.eos_ids = size, size - 1, (size - 1,)
 
   def encode(self, text):
     return [ord(c) - ord("a") for c in text]

@@ -7,6 +7,7 @@ import pytest
 
 from lm import model
 from lm.model import LanguageModel
+from lm.model import attention
 from lm.model import cache as cache_lib
 from lm.model.attention import make_mask
 from tests.model import tiny
@@ -184,3 +185,34 @@ def test_cache_forks_and_resizes():
   assert (longer.segments_BS[:, 6:] == 0).all()
   np.testing.assert_array_equal(
       arrays(shorter), arrays(forked)[..., :4, :])
+
+
+@pytest.mark.parametrize("length", [256, 300, 1030])
+def test_blocks_of_queries_compute_what_the_whole_does(length):
+  """Ragged, packed, with a window; output, log-normaliser and gradient."""
+  rng = np.random.default_rng(length)
+  b, k, g, h = 2, 2, 3, 8
+  q = rng.normal(size=(b, length, k, g, h)).astype(np.float32)
+  keys, values = rng.normal(size=(2, b, k, length, h)).astype(np.float32)
+  segments = np.sort(rng.integers(1, 4, (b, length)), axis=1).astype(np.int32)
+  positions = np.broadcast_to(np.arange(length, dtype=np.int32), (b, length))
+  mask = make_mask(positions, segments, positions, segments, window=200)
+  wanted = attention._whole(q, keys, values, mask)
+  found = jax.jit(attention._blocks)(q, keys, values, mask)
+  for x, y in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+  text = str(jax.make_jaxpr(attention._blocks)(q, keys, values, mask))
+  assert text.count("dot_general") == 2 * min(length // 128, 8)  # In blocks.
+
+
+def test_a_prompt_read_into_an_empty_cache_attends_to_itself():
+  """With and without `fresh`: the same activations and the same cache."""
+  config = tiny.config(window=7)
+  lm, params = LanguageModel(config), tiny.params(config)
+  tokens = tiny.tokens(config, 2, 12)
+  cache = cache_lib.empty(config, 2, 20)
+  hidden = jax.jit(lm.hidden, static_argnames="fresh")
+  one, two = (hidden(params, tokens, cache=cache, fresh=fresh)
+              for fresh in (True, False))
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)

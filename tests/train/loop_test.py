@@ -270,9 +270,7 @@ class Bytes:
   """Ids 0..14 are words of 1 to 3 bytes, 15 a chat special."""
 
   size = toy.V
-
-  def piece(self, index):
-    return "<|end|>" if index == 15 else self.token_bytes(index).decode()
+  special_ids = frozenset({15})
 
   def token_bytes(self, index):
     return b"<|end|>" if index == 15 else b"x" * (1 + index % 3)

@@ -1,0 +1,1 @@
+"""Weights of others, in and out: Hugging Face, GGUF, the two-file runtime."""
