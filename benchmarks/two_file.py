@@ -26,6 +26,7 @@ import numpy as np
 import common
 from lm.data.vocab import ByteVocab
 from lm.interop import two_file
+from lm.launch import runtime
 from lm.model import LanguageModel, ModelConfig
 
 SMOLLM2 = ModelConfig(
@@ -65,6 +66,7 @@ def main() -> None:
   parser.add_argument("--tokens", type=int, default=100)
   parser.add_argument("--runs", type=int, default=5)
   args = parser.parse_args()
+  runtime.quiet_without_accelerator()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     _export(folder)
@@ -87,7 +89,7 @@ def main() -> None:
           [folder / "run", model, "-n", str(args.tokens), "x" * 64],
           check=True, capture_output=True, text=True, errors="replace")
       prompt, speed = map(float, re.findall(
-          r"\(([\d.]+) a second\)", done.stderr))
+          r"\(([\d.]+)", done.stderr))
       speeds[dtype].append(speed)
       shares[dtype].append(speed * _weight_bytes(dtype) / mean)
       if dtype == "float32":

@@ -5,18 +5,28 @@ needs nothing else: the file holds the weights, the vocabulary with all that its
 rules need (`two_file_vocab.py`), the pieces of the chat template and the
 rotations of all positions.
 
-The layout, little-endian: the header (`_HEADER`), then for each section of
-`SECTIONS` its offset and number of records, then the sections, each at a
-multiple of 64 bytes. The checksum covers all up to the rotations but itself.
-Weights are the last section: `final_norm [D]`, then for each layer its norms
-[D], [D], with qk_norm [H], [H], with qkv_bias [(N + 2K) H], the kernels q,k,v
-[(N + 2K) H, D], o [D, N H], gate,up [2F, D], down [D, F]; then the embeddings
-[V, D] and, if not tied, the head [V, D]; each at a multiple of 64 bytes. In
-int8 a kernel is bytes w + 128, and then a float32 scale for each `group` of
-them: the weights are scale * w, with w in -127..127.
+The layout, little-endian; each part begins at a multiple of 64 bytes:
+  the header (`_HEADER`);
+  texts, five numbers of 32 bits each: where the text begins in the bytes and
+    its length, an id, a level and a mark. First the V tokens (the mark says
+    that a text ends there), then the five pieces of a chat, then the added
+    tokens (levels 0 and 1; mark 1 or 2: plain text where somebody says it, 2:
+    cut after two bytes) and words that merges do not lead to (level 2);
+  the bytes of all texts;
+  the ids of the 256 bytes (V: none), then those at the start of a text;
+  merges, by the pair's number: right, left, rank, id;
+  the automata of `two_file_automaton.py`, states and characters;
+  (up to here goes the checksum)
+  the rotations [max_length, H], cosines and sines;
+  for each layer its norms [D], [D], with qk_norm [H], [H],
+    the bias of q,k,v, the kernels q,k,v [(N + 2K) H, D], o [D, N H],
+    gate,up [2F, D], down [D, F];
+  final_norm [D], the embeddings [V, D] and, if not tied, the head [V, D].
+In int8 what has more than one row is bytes w + 128, and then a float32 scale
+for each `group` of them: the weights are scale * w, with w in -127..127.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import os
 import pathlib
 import shutil
@@ -35,15 +45,12 @@ from lm.model import ModelConfig
 from lm.model.layers import rope_table
 from lm.types import Params, UserError
 
-_HEADER = "<8s12I2fQQ"
-_MAGIC, _VERSION = b"lm2file\0", 1
-_QUANTISED, _TIED, _QK_NORM, _BIAS, _TRIM, _CUT, _DUMMY = (
-    1 << i for i in range(7))
-# The bytes of a record of each section.
-SECTIONS = {
-    "eos": 4, "prefix": 4, "tokens": 8, "bytes": 1, "added": 20, "byte_ids": 4,
-    "merges": 16, "words": 4, "stages": 4, "program": 24, "kinds": 16,
-    "chat": 8, "rope": 4, "weights": 1}
+# The magic and the checksum; flags, group, V, D, L, N, K, H, F, max_length,
+# window, the numbers of texts, their bytes, ids of a prefix, merges, states,
+# nodes and patterns; epsilon and the cap of the logits.
+_HEADER = "<8sQ18I2f"
+_MAGIC = b"lm2file2"
+_QUANTISED, _TIED, _QK_NORM, _CHAT, _TRIM, _DUMMY = (1 << i for i in range(6))
 _GROUP = 64
 _MOST = {"vocab_size": 1 << 22, "d_model": 1 << 17, "num_layers": 1 << 10,
          "num_heads": 1 << 10, "num_kv_heads": 1 << 10, "head_dim": 1 << 10,
@@ -87,16 +94,20 @@ def export(folder: str | os.PathLike, config: ModelConfig, params: Params,
   except UserError as e:
     warnings.warn(f"{where}: exported without chat: {e}", stacklevel=2)
     chat = None
-  sections, flags = _vocabulary(tables, vocab, chat)
-  cos, sin = rope_table(config, jnp.arange(config.max_length)[None])
-  sections["rope"] = np.concatenate([cos[0], sin[0]], -1).astype("<f4")
-  flags |= (_QUANTISED * (dtype == "int8") | _TIED * config.tied
-            | _QK_NORM * config.qk_norm | _BIAS * config.qkv_bias)
+  sections, counts = _vocabulary(tables, vocab, chat)
+  flags = (_QUANTISED * (dtype == "int8") | _TIED * config.tied
+           | _QK_NORM * config.qk_norm | _CHAT * (chat is not None)
+           | _TRIM * (chat is not None and chat.trim) | _DUMMY * tables.dummy)
   group = _group(config) if dtype == "int8" else 1
+  c = config
+  numbers = [flags, group, c.vocab_size, c.d_model, c.num_layers, c.num_heads,
+             c.num_kv_heads, c.head_dim, c.d_mlp, c.max_length,
+             min(c.window or c.max_length, c.max_length), *counts]
+  head = _head([*numbers, c.norm_eps, c.logit_cap or 0.0], sections)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder, config, sections, flags=flags, group=group, weights=_weights(
-        config, params, where=where), quantised=dtype == "int8")
+    _write(folder, head, _tensors(config, params, where=where),
+           group=group if dtype == "int8" else None)
   except OSError as e:
     raise UserError(f"{folder}: cannot be written ({e.strerror}): give another"
                     " folder") from e
@@ -112,44 +123,47 @@ def _group(config: ModelConfig) -> int:
 
 
 def _vocabulary(tables: two_file_vocab.Tables, vocab: Vocab,
-                chat: two_file_chat.Pieces | None):
-  """All sections up to the rotations, and their flags."""
-  texts = bytearray()
+                chat: two_file_chat.Pieces | None
+                ) -> tuple[list[np.ndarray], list[int]]:
+  """All parts between header and rotations, and their numbers of records."""
+  raw = bytearray()
 
-  def put(raw: bytes) -> tuple[int, int]:
-    texts.extend(raw)
-    return len(texts) - len(raw), len(raw)
+  def put(text: bytes, *numbers: int) -> tuple[int, ...]:
+    raw.extend(text)
+    return len(raw) - len(text), len(text), *numbers
 
-  ints = lambda rows, width: np.array(rows, "<u4").reshape(-1, width)
-  # The pair is one number of 64 bits, its left the higher half.
-  merges = sorted((left, right, *found) for (left, right), found
-                  in tables.merges.items())
-  program = np.zeros(len(tables.patterns.ops), [
-      ("op", "<u4"), ("to", "<u4"), ("other", "<u4"), ("zero", "<u4"),
-      ("kinds", "<u8")])
-  for i, (op, to, other, kinds) in enumerate(tables.patterns.ops):
-    program[i] = (op, to, other, 0, kinds)
-  sections = {
-      "eos": ints(vocab.eos_ids, 1), "prefix": ints(vocab.prefix, 1),
-      "tokens": ints([put(t) for t in tables.texts], 2),
-      "added": ints([(*put(a.text), a.id, a.number, a.special)
-                     for a in tables.added], 5),
-      "byte_ids": ints(tables.byte_ids, 1), "merges": ints(
-          [(right, left, *found) for left, right, *found in merges], 4),
-      "words": ints(tables.words, 1),
-      "stages": ints(tables.patterns.starts, 1), "program": program,
-      "kinds": np.array(tables.patterns.kinds, "<u8").reshape(-1, 2),
-      "chat": ints([put(p.encode()) for p in chat.texts] if chat else [], 2)}
-  sections["bytes"] = np.frombuffer(bytes(texts), np.uint8)
-  if len(texts) >= 1 << 32:
+  texts = [put(t, i, 0, i in vocab.eos_ids) for i, t in enumerate(tables.texts)]
+  texts += [put(piece.encode(), 0, 0, 0)
+            for piece in (chat.texts if chat else [""] * 5)]
+  texts += [put(a.text, a.id, a.number, a.special * (1 + tables.cut))
+            for a in tables.added]
+  texts += [put(tables.texts[i], i, 2, 0) for i in tables.words
+            if tables.texts[i]]
+  if len(raw) >= 1 << 32:
     raise UserError("two-file export: the vocabulary is too large")
-  return sections, (_CUT * tables.cut | _DUMMY * tables.dummy
-                    | _TRIM * (chat is not None and chat.trim))
+  # The pair is one number of 64 bits, its left the higher half.
+  merges = [(right, left, *found) for (left, right), found
+            in sorted(tables.merges.items())]
+  patterns = tables.patterns
+  sections = [
+      np.array(texts, "<u4"), np.frombuffer(bytes(raw), np.uint8),
+      np.array([*tables.byte_ids, *vocab.prefix], "<u4"),
+      np.array(merges, "<u4"), patterns.states, patterns.chars]
+  return sections, [len(texts), len(raw), len(vocab.prefix), len(merges),
+                    len(patterns.states), len(patterns.chars), patterns.count]
 
 
-def _weights(config: ModelConfig, params: Params, *, where: str
-             ) -> Iterator[tuple[np.ndarray, bool]]:
-  """The tensors in their order, and whether each is a kernel."""
+def _head(numbers: list, sections: list[np.ndarray]) -> bytes:
+  """All that the checksum goes over, and it."""
+  pad = lambda x: x + bytes(-len(x) % 64)
+  rest = b"".join(pad(x.tobytes()) for x in sections)
+  head = lambda total: pad(struct.pack(_HEADER, _MAGIC, total, *numbers)) + rest
+  return head(checksum(head(0)))
+
+
+def _tensors(config: ModelConfig, params: Params, *, where: str
+             ) -> Iterator[np.ndarray]:
+  """The rotations, then the weights in their order."""
   c = config
 
   def read(*path: str, layer: int | None = None) -> np.ndarray:
@@ -165,71 +179,47 @@ def _weights(config: ModelConfig, params: Params, *, where: str
                       " an earlier checkpoint")
     return x
 
-  yield read("final_norm", "scale"), False
+  cos, sin = rope_table(c, jnp.arange(c.max_length)[None])
+  yield np.concatenate([cos[0], sin[0]], -1).ravel()
   for layer in range(c.num_layers):
     def of(*path, layer=layer):
       return read("layers", *path, layer=layer)
-    yield of("attention_norm", "scale"), False
-    yield of("mlp_norm", "scale"), False
+    yield of("attention_norm", "scale")
+    yield of("mlp_norm", "scale")
     if c.qk_norm:
-      yield of("attention", "q_norm"), False
-      yield of("attention", "k_norm"), False
+      yield of("attention", "q_norm")
+      yield of("attention", "k_norm")
     if c.qkv_bias:
       yield np.concatenate([of("attention", f"{x}_bias").ravel()
-                            for x in "qkv"]), False
+                            for x in "qkv"])
+    else:
+      yield np.zeros((c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
     yield np.concatenate([of("attention", x).reshape(c.d_model, -1).T
-                          for x in "qkv"]), True
-    yield of("attention", "o").reshape(-1, c.d_model).T, True
-    yield np.concatenate([of("mlp", x).T for x in ("gate", "up")]), True
-    yield of("mlp", "down").T, True
-  yield read("embed", "table")[:c.vocab_size], True
+                          for x in "qkv"])
+    yield of("attention", "o").reshape(-1, c.d_model).T
+    yield np.concatenate([of("mlp", x).T for x in ("gate", "up")])
+    yield of("mlp", "down").T
+  yield read("final_norm", "scale")
+  yield read("embed", "table")[:c.vocab_size]
   if not c.tied:
-    yield read("head", "kernel")[:, :c.vocab_size].T, True
+    yield read("head", "kernel")[:, :c.vocab_size].T
 
 
-def _write(folder: pathlib.Path, config: ModelConfig,
-           sections: Mapping[str, np.ndarray], *, flags: int, group: int,
-           weights: Iterator[tuple[np.ndarray, bool]], quantised: bool) -> None:
+def _write(folder: pathlib.Path, head: bytes, tensors: Iterator[np.ndarray],
+           *, group: int | None) -> None:
   """Writes both files beside their places, then moves them there."""
-  c = config
   code = pathlib.Path(__file__).with_name("run.c")
   made = {name: folder / f"{name}.{os.getpid()}.tmp"
           for name in ("model.bin", "run.c")}
-  table, at = {}, _up(struct.calcsize(_HEADER) + 16 * len(SECTIONS))
   try:
     with open(made["model.bin"], "wb") as f:
-      for name, size in SECTIONS.items():
-        table[name] = [at, 0]
-        if name == "weights":
-          break
-        raw = np.ascontiguousarray(sections[name])
-        f.seek(at)
-        f.write(raw)
-        table[name][1] = raw.nbytes // size
-        at = _up(at + raw.nbytes)
-      for tensor, is_kernel in weights:
-        arrays = (quantise(tensor, group) if quantised and is_kernel
-                  else (tensor.astype("<f4"),))
-        for x in arrays:
-          f.seek(at)
-          f.write(np.ascontiguousarray(x))
-          at = _up(at + x.nbytes)
-      table["weights"][1] = at - table["weights"][0]
-      f.truncate(at)
-      listed = b"".join(struct.pack("<2Q", *table[n]) for n in SECTIONS)
-      f.seek(struct.calcsize(_HEADER))
-      f.write(listed)
-    header = struct.pack(
-        _HEADER[:-1], _MAGIC, _VERSION, flags, group, c.vocab_size, c.d_model,
-        c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.d_mlp,
-        c.max_length, min(c.window or 0, c.max_length), c.norm_eps,
-        c.logit_cap or 0.0, at)
-    with open(made["model.bin"], "r+b") as f:
-      f.write(header)
-      f.seek(struct.calcsize(_HEADER))
-      total = checksum(header + f.read(table["rope"][0] - f.tell()))
-      f.seek(len(header))
-      f.write(struct.pack("<Q", total))
+      f.write(head)
+      for x in tensors:
+        parts = (quantise(x, group) if group and x.ndim == 2 and len(x) > 1
+                 else (x.astype("<f4"),))
+        for part in parts:
+          f.write(np.ascontiguousarray(part))
+          f.write(bytes(-part.nbytes % 64))
       f.flush()
       os.fsync(f.fileno())
     shutil.copyfile(code, made["run.c"])
@@ -238,10 +228,6 @@ def _write(folder: pathlib.Path, config: ModelConfig,
   finally:
     for partial in made.values():
       partial.unlink(missing_ok=True)
-
-
-def _up(offset: int) -> int:
-  return -(-offset // 64) * 64
 
 
 def quantise(kernel: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -255,8 +241,9 @@ def quantise(kernel: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checksum(raw: bytes) -> int:
-  """FNV-1a of the words of eight bytes."""
+  """FNV-1a of the words of eight bytes, but the second, where it stands."""
   total = 0xCBF29CE484222325
-  for word in np.frombuffer(raw, "<u8").tolist():
-    total = (total ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+  for i, word in enumerate(np.frombuffer(raw, "<u8").tolist()):
+    if i != 1:
+      total = (total ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
   return total

@@ -1,21 +1,22 @@
-"""Regular expressions of tokenizers as programs for a small machine.
+"""Regular expressions of tokenizers as tables of a finite automaton.
 
-The machine (in `run.c`) backtracks as Oniguruma does, whose syntax this is:
+They take what Oniguruma takes by backtracking, whose syntax this is:
 alternatives, groups (also `(?i:...)`), classes, `\\p{..}`, `\\s`, `\\d`, the
 quantifiers `? * + {m,n}`, possessive ones, and one character looked ahead at.
-A program tests kinds of characters: 64 at most, for which one table tells
-where in Unicode each begins. Which characters a class has is asked of the
+A pattern becomes a program, as in Thompson (1968), and that an automaton
+(`two_file_automaton.py`). Which characters a class has is asked of the
 `tokenizers` library itself.
 """
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import functools
 import re
 
+from lm.interop import two_file_automaton as automaton
+from lm.interop.two_file_automaton import (
+    AHEAD, JUMP, MATCH, NOT_AHEAD, SPLIT, TAKE)
 from lm.types import UserError
 
-MATCH, TAKE, SPAN, SPLIT, JUMP, AHEAD, NOT_AHEAD = range(7)
 DIGIT = "\0digit"  # What Rust calls numeric.
 # All assigned characters, but some private ones and plane 14, which has marks
 # and formats only: they are as the last one here.
@@ -24,23 +25,8 @@ _ALL = (1 << (_LAST + 1)) - 1
 Chars = int  # A set of characters: one bit for each.
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """Patterns, compiled.
-
-  Attributes:
-    starts: where each pattern begins.
-    ops: (op, to, other, bits of kinds).
-    kinds: (first character, its kind), in order.
-  """
-
-  starts: list[int]
-  ops: list[tuple[int, int, int, int]]
-  kinds: list[tuple[int, int]]
-
-
-def compile_all(patterns: Sequence[str]) -> Program:
-  """Compiles patterns to one program.
+def compile_all(patterns: Sequence[str]) -> automaton.Automaton:
+  """Compiles patterns to one automaton.
 
   Raises:
     UserError: a pattern with something else in it, or too many kinds.
@@ -51,8 +37,10 @@ def compile_all(patterns: Sequence[str]) -> Program:
     _Compiler(pattern, ops).whole()
   sets = list(dict.fromkeys(chars for op, _, _, chars in ops if chars))
   kinds, bits = _kinds(sets)
-  return Program(starts, [(op, to, other, bits[chars] if chars else 0)
-                          for op, to, other, chars in ops], kinds)
+  ops = [(op, to, other, bits[chars] if chars else 0)
+         for op, to, other, chars in ops]
+  return automaton.Automaton(len(starts), automaton.states(starts, ops),
+                             automaton.chars(kinds))
 
 
 def _kinds(sets: Sequence[Chars]):
@@ -68,8 +56,8 @@ def _kinds(sets: Sequence[Chars]):
     kind = numbers.setdefault(signature, len(numbers))
     if not kinds or kinds[-1][1] != kind:
       kinds.append((first, kind))
-  if len(numbers) > 64:
-    raise _refused("more than 64 kinds of characters")
+  if len(numbers) > automaton.INSIDE:
+    raise _refused(f"more than {automaton.INSIDE} kinds of characters")
   return kinds, {
       chars: sum(1 << kind for signature, kind in numbers.items()
                  if signature[i]) for i, chars in enumerate(sets)}
@@ -229,11 +217,15 @@ class _Compiler:
       if len(body) != 1:
         raise self._fault()
       chars = body[0][3]
-      if symbol == "?":  # Nothing is taken only where it cannot be.
+      # As the greedy one, which ends only where no more can be taken.
+      if symbol == "?":
         ops += [(SPLIT, start + 1, start + 3, 0), body[0],
                 (JUMP, start + 4, 0, 0), (NOT_AHEAD, 0, 0, chars)]
-      else:
-        ops += body * low + [(SPAN, 0, 0, chars)]
+        return
+      ops += body * low
+      split = len(ops)
+      ops += [(SPLIT, split + 1, split + 3, 0), body[0], (JUMP, split, 0, 0),
+              (NOT_AHEAD, 0, 0, chars)]
       return
     for _ in range(low):
       self._copy(body, start)

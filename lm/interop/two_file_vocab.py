@@ -1,7 +1,7 @@
 """A tokenizer as tables that a small C program can follow.
 
-What `run.c` knows: added tokens cut a text first; patterns, compiled here to
-programs for a small matching machine, cut the rest; in each part the best of a
+What `run.c` knows: added tokens cut a text first; patterns, compiled here to a
+finite automaton, cut the rest; in each part the best of a
 table of merges is done again and again, from bytes on. Everything else about a
 tokenizer is folded into these tables, or refused.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from lm.data import bpe
 from lm.data.vocab import SPECIALS, Vocab
+from lm.interop import two_file_automaton as automaton
 from lm.interop import two_file_pattern as pattern_lib
 from lm.types import UserError
 
@@ -54,7 +55,7 @@ class Tables:
   byte_ids: list[int]
   merges: dict[tuple[int, int], tuple[int, int]]
   words: list[int]
-  patterns: pattern_lib.Program
+  patterns: automaton.Automaton
   cut: bool
   dummy: bool
   composed: bool

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
+from concurrent import futures
 import contextlib
 import os
 import pathlib
@@ -252,12 +253,16 @@ def open_session(args: argparse.Namespace) -> Any:
   settings = chat_session.Settings(
       rules=sampling_rules(args), max_tokens=args.max_tokens, seed=args.seed,
       think=args.think, marker=args.marker)
-  config, vocab, read = source(args.model, args.dtype)
-  if vocab is None:
-    raise UserError(f"{args.model} has no tokenizer: a conversation needs one")
-  session = chat_session.Conversation(
-      config, vocab, settings=settings, system=args.system)
-  session.open(read)
+  config, tokenizer, read = source(args.model, args.dtype)
+  with futures.ThreadPoolExecutor(1) as pool:
+    params = pool.submit(read)
+    vocab = tokenizer()
+    if vocab is None:
+      raise UserError(
+          f"{args.model} has no tokenizer: a conversation needs one")
+    session = chat_session.Conversation(
+        config, vocab, settings=settings, system=args.system)
+    session.open(params.result)
   return session
 
 
@@ -270,7 +275,7 @@ def source(name: str, dtype: str = "auto"):
     dtype: to compute in.
 
   Returns:
-    The config, the vocabulary, and a function that reads the parameters.
+    The config, and functions that read the vocabulary and the parameters.
 
   Raises:
     UserError: there is no such model, or it was not fetched.
@@ -284,7 +289,9 @@ def source(name: str, dtype: str = "auto"):
           f" {', '.join(catalogue.MODELS)} (lm fetch --list)")
     if where.is_file():
       return _of_gguf(where, dtype)
-    if (where / "config.json").is_file():
+    # A run's folder has a config.json of its own.
+    if ((where / "config.json").is_file()
+        and not (where / "checkpoints").is_dir()):
       return _of_hugging_face(where, dtype)
   return _of_run(where, dtype)
 
@@ -292,7 +299,8 @@ def source(name: str, dtype: str = "auto"):
 def _of_gguf(file: pathlib.Path, dtype: str):
   from lm.interop import gguf
   opened = gguf.open_gguf(file)
-  return opened.config.replace(dtype=dtype), opened.vocab, opened.params
+  return (opened.config.replace(dtype=dtype), lambda: opened.vocab,
+          opened.params)
 
 
 def _of_hugging_face(folder: pathlib.Path, dtype: str):
@@ -300,8 +308,8 @@ def _of_hugging_face(folder: pathlib.Path, dtype: str):
   from lm.model.dot import compute_dtype
   config = huggingface.read_config(folder).replace(dtype=dtype)
   kind = str(compute_dtype(config.dtype))
-  return config, huggingface.load_vocab(folder, config), lambda: (
-      huggingface.load(folder, dtype=kind)[1])
+  return (config, lambda: huggingface.load_vocab(folder, config),
+          lambda: huggingface.load(folder, dtype=kind)[1])
 
 
 def _of_run(folder: str | os.PathLike, dtype: str):
@@ -310,4 +318,4 @@ def _of_run(folder: str | os.PathLike, dtype: str):
   config = loaded.config
   if dtype != "auto":
     config = config.replace(dtype=dtype)
-  return config, loaded.vocab, lambda: loaded.params
+  return config, lambda: loaded.vocab, lambda: loaded.params

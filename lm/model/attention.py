@@ -29,7 +29,7 @@ def make_mask(q_positions_BT, q_segments_BT, k_positions_BS, k_segments_BS,
   return seen
 
 
-# Queries of a block and blocks of a row, on a CPU: scores then stay in its
+# Queries of a block and most blocks of a row, on a CPU: scores then stay in its
 # cache, and those of keys that lie behind the block are never made.
 _BLOCK_ROWS, _MOST_BLOCKS = 128, 8
 
@@ -81,8 +81,7 @@ def _blocks(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
   length = q_BTKGH.shape[1]
   if k_BKSH.shape[2] != length or not one_cpu():
     return _whole(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)
-  count = max(1, min(length // _BLOCK_ROWS, _MOST_BLOCKS))
-  rows = -(-length // count)
+  rows = max(_BLOCK_ROWS, -(-length // _MOST_BLOCKS))
   made = []
   for start in range(0, length, rows):
     end = min(start + rows, length)

@@ -1,6 +1,7 @@
 """The decoder-only transformer and its functional face, `LanguageModel`."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -237,7 +238,8 @@ class LanguageModel:
 
   def abstract(self) -> Params:
     """The parameters' shapes and dtypes, without making them."""
-    return jax.eval_shape(lambda: self._init(jax.random.key(0)))
+    found = _abstract(self, jax.sharding.get_abstract_mesh())
+    return jax.tree.map(lambda x: x, found)  # A tree of the caller's own.
 
   def axes(self) -> Params:
     """The dimension names of every parameter, as a tree like `init`'s."""
@@ -296,3 +298,9 @@ class LanguageModel:
           "this model has no scalar head: train one with experiments.value, or"
           " set model.scalar_head=True")
     return self.module.apply({"params": params}, hidden_BTD, method="values")
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(model: LanguageModel, mesh) -> Params:
+  del mesh  # The one that is set; shapes carry it.
+  return jax.eval_shape(lambda: model._init(jax.random.key(0)))

@@ -23,13 +23,28 @@ from lm.data import bpe, bpe_build  # noqa: E402
 from lm.interop import two_file  # noqa: E402
 from lm.model import LanguageModel, ModelConfig  # noqa: E402
 
-_TABLE = struct.calcsize(two_file._HEADER)
-_NAMES = list(two_file.SECTIONS)
-_FIRST = _TABLE + 16 * len(_NAMES)
+_HEADER = struct.calcsize(two_file._HEADER)
+_VOCABULARY = ("texts", "bytes", "ids", "merges", "states", "chars")
 _RUNS = [["-n", "3", "-t", "1", "He'll say: <|end|> wörld 123\n\n  12 \u00a0é"],
-         ["-c", "-n", "3", "--system", "Hi."], ["--tokenize"], ["--logits"]]
-_INPUT = {"-c": b"one <|end|>\ntwo\n", "--logits": b"1 2 3",
-          "--tokenize": "I'm 12 <|user|> é\0 \n \0".encode()}
+         ["-c", "-n", "3", "--system", "Hi."], ["--tokenize"],
+         ["--tokenize", "-c"], ["--logits", "12 say"]]
+_INPUT = {"-c": b"one <|end|>\ntwo\n",
+          "--tokenize": "I'm 12 <|user|> é <|end|>\0 \n \0".encode()}
+
+
+def places(raw: bytes) -> dict[str, tuple[int, int]]:
+  """Where each part of a file begins and ends."""
+  numbers = struct.unpack_from(two_file._HEADER, raw)[2:]
+  head, length = numbers[7], numbers[9]
+  texts, size, prefix, merges, states, chars = numbers[11:17]
+  made, at = {}, -(-_HEADER // 64) * 64
+  for name, room in (
+      ("texts", 20 * texts), ("bytes", size), ("ids", 4 * (256 + prefix)),
+      ("merges", 16 * merges), ("states", 256 * states),
+      ("chars", 1024 * chars), ("rope", 4 * head * length)):
+    made[name] = at, at + room
+    at = -(-(at + room) // 64) * 64
+  return made | {"weights": (at, len(raw)), "header": (0, _HEADER)}
 
 
 def original(folder: pathlib.Path, dtype: str) -> bytes:
@@ -59,44 +74,39 @@ def original(folder: pathlib.Path, dtype: str) -> bytes:
       LanguageModel(config).abstract())
   two_file.export(folder, config, params, vocab, dtype=dtype)
   raw = (folder / "model.bin").read_bytes()
-  counts = {n: struct.unpack_from("<2Q", raw, _TABLE + 16 * i)[1]
-            for i, n in enumerate(_NAMES)}
-  assert all(counts.values()), counts
+  assert all(low < high for low, high in places(raw).values()), places(raw)
   return raw
 
 
 def damaged(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
   """The file with bits flipped, numbers changed or an end cut off."""
-  bad = bytearray(raw)
-  places = [struct.unpack_from("<2Q", raw, _TABLE + 16 * i)
-            for i in range(len(_NAMES))]
-  kind = rng.choice(["cut", "header", "table", "section", "section", "number"])
+  bad, parts = bytearray(raw), places(raw)
+  kind = rng.choice(["cut", "header", "section", "section", "section",
+                     "number", "record"])
   what = kind
+  end = parts["rope"][0]
+  hard = [0, 1, 2, 3, 7, 64, 127, 1 << 10, 1 << 16, 1 << 22, (1 << 31) - 1,
+          1 << 31, (1 << 32) - 1]
   if kind == "cut":
     del bad[rng.randrange(len(bad)):]
-    if rng.random() < 0.5 and len(bad) >= _TABLE:
-      struct.pack_into("<Q", bad, _TABLE - 16, len(bad))  # It says so, too.
+    if rng.random() < 0.5:
+      del bad[len(bad) // 64 * 64:]
   elif kind == "number":  # Header fields that would be sizes and indices.
-    at = rng.randrange(8, _TABLE - 16, 4)
-    value = rng.choice([0, 1, 2, 3, 7, 64, 127, 1 << 10, 1 << 16, 1 << 22,
-                        (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
-    struct.pack_into("<I", bad, at, value)
+    struct.pack_into("<I", bad, rng.randrange(16, _HEADER, 4),
+                     rng.choice(hard))
+  elif kind == "record":  # The same in the tables.
+    name = rng.choice(_VOCABULARY)
+    struct.pack_into("<I", bad, rng.randrange(*parts[name], 4),
+                     rng.choice([*hard, rng.randrange(300)]))
   else:
-    low, high = {"header": (0, _TABLE), "table": (_TABLE, _FIRST)}.get(
-        kind, (0, 0))
-    if kind == "section":
-      i = rng.randrange(len(_NAMES))
-      low, what = places[i][0], _NAMES[i]
-      high = low + places[i][1] * two_file.SECTIONS[_NAMES[i]]
-    for _ in range(rng.choice([1, 1, 2, 5])):
-      bad[rng.randrange(low, high)] ^= 1 << rng.randrange(8)
-  mended = rng.random() < 0.6 and len(bad) > _FIRST
+    what = "header" if kind == "header" else rng.choice(list(parts))
+    low, high = parts[what]
+    for bit in rng.sample(range(8 * low, 8 * high), rng.choice([1, 1, 2, 5])):
+      bad[bit // 8] ^= 1 << bit % 8
+  mended = rng.random() < 0.6 and len(bad) >= end
   if mended:  # So that what lies behind the checksum is tried.
-    end = min(struct.unpack_from("<Q", bad, _TABLE + 16 * _NAMES.index(
-        "rope"))[0], len(bad))
-    if end > _TABLE:
-      part = bytes(bad[:_TABLE - 8] + bad[_TABLE:end - end % 8])
-      struct.pack_into("<Q", bad, _TABLE - 8, two_file.checksum(part))
+    end = min(places(bad)["rope"][0], len(bad) // 8 * 8)
+    struct.pack_into("<Q", bad, 8, two_file.checksum(bytes(bad[:end])))
   return bytes(bad), what + ("+" if mended else "")
 
 
@@ -139,10 +149,10 @@ def test_damaged_files_are_refused_or_harmless():
   assert {s for (what, s), _ in seen.items() if what.endswith("+")} == {0, 2}
   # Any flip that the checksum covers is found by it.
   assert not any(status == 0 for (what, status) in seen
-                 if what in _NAMES and what not in ("rope", "weights"))
+                 if what in ("header", *_VOCABULARY))
 
 
-@pytest.mark.parametrize("length", [0, 1, 79, 80, 303, 304, 400])
+@pytest.mark.parametrize("length", [0, 1, 95, 96, 127, 128, 400])
 def test_the_shortest_files(length, tmp_path):
   raw = original(tmp_path, "float32")
   path = tmp_path / "short.bin"

@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import c_runtime
+import house
 import jax
 import numpy as np
 import pytest
@@ -60,9 +61,22 @@ def run(folder, *args, text=b"", status=0):
   return done
 
 
-def run_logits(folder, ids, size):
-  done = run(folder, "--logits", text=" ".join(map(str, ids)).encode())
-  return np.frombuffer(done.stdout, "<f4").reshape(len(ids), size)
+def a_text(count, seed=1):
+  """A text of so many tokens, control tokens among them; and its ids."""
+  rng = np.random.default_rng(seed)
+  parts = [*map(chr, range(32, 127)), "é", "漢", "🎉",
+           *map(VOCAB.piece, sorted(VOCAB.special_ids))]
+  text = VOCAB.piece(min(VOCAB.special_ids))
+  while len(VOCAB.encode(text)) < count:
+    text += rng.choice(parts)
+  ids = VOCAB.encode(text)
+  assert not VOCAB.special_ids.isdisjoint(ids)
+  return text, ids
+
+
+def run_logits(folder, text, count, size):
+  done = run(folder, "--logits", text)
+  return np.frombuffer(done.stdout, "<f4").reshape(count, size)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -70,11 +84,12 @@ def test_the_logits_are_those_of_the_model(name, tmp_path):
   config = BASE.replace(**VARIANTS[name])
   params = random_params(config)
   two_file.export(tmp_path, config, params, VOCAB)
-  ids = np.random.default_rng(1).integers(0, config.vocab_size, 37).tolist()
+  text, ids = a_text(37)
   want = logits_of(config, params, ids)
   assert want.std() > 0.5
   np.testing.assert_allclose(
-      run_logits(tmp_path, ids, config.vocab_size), want, atol=1e-4, rtol=0)
+      run_logits(tmp_path, text, len(ids), config.vocab_size), want, atol=1e-4,
+      rtol=0)
 
 
 @pytest.mark.parametrize("sizes", [
@@ -106,8 +121,9 @@ def test_eight_bits_are_near_the_weights_they_stand_for(sizes, tmp_path):
                                     for y in blocks["mlp"][name]])
   params["embed"]["table"] = rounded(params["embed"]["table"])
   params["head"]["kernel"] = rounded(params["head"]["kernel"].T).T
-  ids = np.random.default_rng(1).integers(0, VOCAB.size, 21).tolist()
-  want, got = logits_of(c, params, ids), run_logits(tmp_path, ids, VOCAB.size)
+  text, ids = a_text(21)
+  want = logits_of(c, params, ids)
+  got = run_logits(tmp_path, text, len(ids), VOCAB.size)
   # What is left is the rounding of activations to 8 bits.
   assert 0 < np.sqrt(np.mean((got - want) ** 2)) < 0.06 * want.std()
 
@@ -209,10 +225,11 @@ def test_sampling_follows_the_seed_and_the_probabilities(tmp_path):
 BAD = {
     "no file": (["-n", "3", "x"], "cannot read"),
     "no prompt": ([], "prompt"),
-    "two jobs": (["-c", "x"], "or else a mode"),
+    "two jobs": (["-c", "x"], "or else -c"),
+    "no text for logits": (["--logits"], "and a prompt"),
     "two prompts": (["a", "b"], "one prompt only"),
-    "an empty prompt": ([""], "nothing to read"),
-    "too long a prompt": (["x" * 97], "97 tokens"),
+    "an empty prompt": ([""], "0 tokens: give 1 to 96"),
+    "too long a prompt": (["x" * 97], "97 tokens: give 1 to 96"),
     "not UTF-8": ([b"\xff\xfe"], "UTF-8"),
     "no number": (["-n", "many", "x"], "-n needs a number"),
     "half a token": (["-n", "2.5", "x"], "-n needs a number"),
@@ -243,8 +260,12 @@ def test_help_and_a_full_context(tiny):
   assert b"usage: run model.bin" in run(tiny, "--help").stdout
   done = run(tiny, "-n", "1000", "x" * 95)
   assert b"wrote 2 " in done.stderr  # The last is read by nobody.
-  assert b"is no token" in run(tiny, "--logits", text=b"5 9999",
-                               status=2).stderr
+
+
+def test_the_program_is_short():
+  lines = (house.ROOT / "lm/interop/run.c").read_text().splitlines()
+  assert len(lines) <= 500
+  assert max(map(len, lines)) <= 80
 
 
 CHATML = (

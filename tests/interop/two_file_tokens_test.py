@@ -136,17 +136,17 @@ def exported(folder, vocab, **changes):
   return folder / "model.bin"
 
 
-def tokenized(model, strings, mode="--tokenize"):
+def tokenized(model, strings, *options):
   done = subprocess.run(
-      [c_runtime.program(), model, mode], check=True, capture_output=True,
-      input="".join(s + "\0" for s in strings).encode(),
+      [c_runtime.program(), model, "--tokenize", *options], check=True,
+      capture_output=True, input="".join(s + "\0" for s in strings).encode(),
       env={"OMP_NUM_THREADS": "1"})
   return [[int(i) for i in line.split()]
           for line in done.stdout.decode().split("\n")[:-1]]
 
 
-def compare(model, strings, encode, mode="--tokenize"):
-  got = tokenized(model, strings, mode)
+def compare(model, strings, encode, *options):
+  got = tokenized(model, strings, *options)
   assert len(got) == len(strings)
   wrong = [(s, g, e) for s, g in zip(strings, got) if g != (e := encode(s))]
   assert not wrong, (len(wrong), wrong[:3])
@@ -166,7 +166,7 @@ def test_the_tokens_of_tokenizers(name, tmp_path):
   assert len({i for s in strings for i in vocab.encode(s)}) > 900
   compare(model, strings, vocab.encode)
   compare(model, strings[:2000], lambda s: vocab.encode(s, specials=False),
-          "--tokenize-content")
+          "-c")
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "bytes"])
@@ -176,7 +176,7 @@ def test_the_tokens_of_our_own(kind, ours, tmp_path):
   model = exported(tmp_path, vocab)
   compare(model, texts(10_000), vocab.encode)
   compare(model, texts(3000, seed=2),
-          lambda s: vocab.encode(s, specials=False), "--tokenize-content")
+          lambda s: vocab.encode(s, specials=False), "-c")
 
 
 @pytest.mark.filterwarnings("ignore:.*without chat")

@@ -46,6 +46,7 @@ def scripted(answer, *, then=None, **more):
 
 def saved(folder, model, params):
   VOCAB.save(folder / "vocab.json")
+  (folder / "config.json").write_text("{}\n")  # As a run leaves one.
   state = train.init_state(model, optax.sgd(0.1), jax.random.key(0))
   train.Checkpointer(
       folder, vocab_file=folder / "vocab.json", description={
