@@ -6,6 +6,7 @@ is `python -m experiments.STAGE.run --config=...`.
 
 import argparse
 from collections.abc import Sequence
+import os
 import pathlib
 import sys
 
@@ -18,7 +19,10 @@ from lm.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a sub-command; returns 0, 1 (measured, not as expected) or 2."""
+  """Runs a sub-command; returns 0, 1 (measured, not as expected) or 2.
+
+  Or, as shells do, 130 after Ctrl-C and 141 if nobody reads on.
+  """
   args = parse(argv)
   try:
     return args.call(args) or 0
@@ -28,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
+  except BrokenPipeError:  # Who read our output has enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

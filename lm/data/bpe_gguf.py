@@ -79,7 +79,10 @@ def ends(tokens: Mapping[str, int], template: str | None) -> list[int]:
 
 
 def _byte_level(fields, tokens, kinds) -> dict[str, Any]:
-  pre = fields.get("tokenizer.ggml.pre", "default")
+  pre = fields.get("tokenizer.ggml.pre")
+  if pre is None:
+    raise UserError("it has no tokenizer.ggml.pre, without which texts may be"
+                    " cut wrongly: convert the model again")
   if pre not in _PRE:
     raise UserError(f"tokenizer.ggml.pre is {pre!r}; known are"
                     f" {', '.join(_PRE)}")

@@ -18,7 +18,10 @@ from lm.types import UserError
 
 _MAX_TEMPLATE = 1 << 20  # Characters.
 _MAX_TEXT = 1 << 24  # Characters, of what is rendered and of any part of it.
+_MAX_ITEMS = 100_000  # Of a list with all that is in it, counted by its paths.
 _MAX_SECONDS = 5.0
+_NO_METHODS = ("translate", "format_map")
+_NO_FILTERS = ("wordwrap", "urlize", "pprint", "xmlattr")
 _clock = threading.local()
 
 
@@ -101,6 +104,15 @@ def _environment() -> Any:
 
     visit_For = visit_Macro = visit_CallBlock = _ticking
 
+    def _weighing(self, node):
+      self.generic_visit(node)
+      if getattr(node, "ctx", "load") != "load":  # What is assigned to.
+        return node
+      return nodes.Call(nodes.Name("__weighed", "load"), [node], [], None,
+                        None).set_lineno(node.lineno)
+
+    visit_List = visit_Tuple = visit_Dict = _weighing
+
     def visit_Concat(self, node):
       self.generic_visit(node)
       return nodes.Call(nodes.Name("__concat", "load"), node.nodes, [], None,
@@ -127,18 +139,20 @@ def _environment() -> Any:
     def call_binop(self, context, operator, left, right):
       _tick()
       _bounded(_OPERATORS[operator](left, right))
-      return super().call_binop(context, operator, left, right)
+      return _weighed(super().call_binop(context, operator, left, right))
 
     def call(self, context, obj, /, *args, **kwargs):
       _tick()
       text = getattr(obj, "__self__", None)
+      if isinstance(text, str) and obj.__name__ in _NO_METHODS:
+        raise _TooMuch(f"{obj.__name__} may make a text of any length")
       if isinstance(text, str) and obj.__name__ in _SIZES:
         if obj.__name__ == "join":
           args = (list(*args),)
           _bounded(_join_size(args[0], text))
         else:
           _bounded(_SIZES[obj.__name__](text, *args, **kwargs))
-      return super().call(context, obj, *args, **kwargs)
+      return _weighed(super().call(context, obj, *args, **kwargs))
 
     def unsafe_undefined(self, obj, attribute):
       # Jinja would write nothing in its place, and go on.
@@ -158,8 +172,10 @@ def _environment() -> Any:
     env.filters[name] = _sized(env.filters[name], _SIZES[name])
   env.filters["tojson"] = _tojson
   env.globals.update(raise_exception=_raise, strftime_now=_strftime,
-                     __tick=_tick, __concat=_concat)
+                     __tick=_tick, __concat=_concat, __weighed=_weighed)
   env.globals.pop("lipsum", None)
+  for name in _NO_FILTERS:
+    env.filters.pop(name)
   return env
 
 
@@ -245,6 +261,29 @@ def _tick() -> str:
 def _bounded(size: int) -> None:
   if size > _MAX_TEXT:
     raise _TooMuch(f"it makes a text of more than {_MAX_TEXT} characters")
+
+
+def _weighed(value: Any) -> Any:
+  """The value, unless printing or comparing it might take for ever.
+
+  A list may hold another one twice, which holds a third one twice, and so on.
+  """
+  items, size, todo = 0, 0, [value]
+  while todo:
+    x = todo.pop()
+    items += 1
+    if isinstance(x, str):
+      size += len(x)
+    elif isinstance(x, Mapping):
+      todo += [y for pair in x.items() for y in pair]
+    elif isinstance(x, (list, tuple, set, frozenset)):
+      todo += x
+    else:  # Jinja's namespace has a dict of its own; others have none.
+      todo += getattr(x, "_Namespace__attrs", {}).values()
+    if items + len(todo) > _MAX_ITEMS:
+      raise _TooMuch(f"it makes a list of more than {_MAX_ITEMS} things")
+    _bounded(size if x is not value else 0)
+  return value
 
 
 def _concat(*parts: Any) -> str:

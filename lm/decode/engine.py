@@ -74,7 +74,8 @@ class ThinkingBudget:
   def build(cls, vocab, marker: str, *, tokens: int, size: int):
     if tokens < 1:
       raise UserError(f"thinking budget {tokens}: allow at least 1 token")
-    return cls(jnp.int32(tokens), jnp.asarray(vocab.encode(marker), jnp.int32),
+    return cls(jnp.int32(min(tokens, 2**31 - 1)),
+               jnp.asarray(vocab.encode(marker), jnp.int32),
                Stops.build(vocab, [marker], size=size))
 
 

@@ -204,8 +204,7 @@ class Stream:
       seen_BV = np.zeros(logits_BV.shape, bool)
       seen_BV[0, list(set(prompt))] = True
     # The arrays are handed over to each call, and come back from it.
-    cache, self._cache = self._cache, None
-    state = _state(cache, logits_BV, self._new_key(), seen_BV=seen_BV,
+    state = _state(self._cache, logits_BV, self._new_key(), seen_BV=seen_BV,
                    budget=budget)
     state = state.replace(positions_B=np.array([len(prompt)], np.int32))
     self._turn += 1
@@ -213,6 +212,7 @@ class Stream:
     while left and not done and not stopped():
       began = time.monotonic()
       steps = min(steps, left)
+      self._cache = None  # What comes in between leaves none half-way.
       state, reports = self._grown(state, steps), []
       for _ in range(steps):  # All are under way before the first is looked at.
         state, report = self._writes.get(self.params, state, budget)(

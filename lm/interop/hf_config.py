@@ -5,6 +5,7 @@ ignored: a model that computes something else would be worse than none.
 """
 
 from collections.abc import Mapping
+import math
 import re
 from typing import Any
 
@@ -80,8 +81,8 @@ def read(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     if name not in known:
       raise UserError(f"{where} has no {name!r}")
     value = known[name]
-    if isinstance(value, bool) or not isinstance(value, types):
-      raise UserError(f"{where}: {name}={value!r} is not a number")
+    if not isinstance(value, types) or not _finite(value):
+      raise UserError(f"{where}: {name}={str(value)[:40]} is not a number")
     return value
 
   d, heads = number("hidden_size"), number("num_attention_heads")
@@ -94,6 +95,12 @@ def read(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     if known[name] is None:
       known[name] = default
   theta, scaling = _rope(known, where)
+  tied = known.get("tie_word_embeddings", False)
+  if not isinstance(tied, bool):
+    raise UserError(f"{where}: tie_word_embeddings={tied!r} is neither true nor"
+                    " false")
+  if number("rms_norm_eps", (int, float)) <= 0:
+    raise UserError(f"{where}: rms_norm_eps must be a positive number")
   try:
     return ModelConfig(
         vocab_size=number("vocab_size"), d_model=d,
@@ -104,10 +111,18 @@ def read(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
         rope_scaling=scaling, window=_window(known, kind, where),
         qk_norm=kind == "Qwen3ForCausalLM",
         qkv_bias=kind == "Qwen2ForCausalLM",
-        tied=bool(known.get("tie_word_embeddings", False)),
+        tied=tied,
         norm_eps=float(number("rms_norm_eps", (int, float))))
   except UserError as e:
     raise e if str(e).startswith(where) else UserError(f"{where}: {e}") from e
+
+
+def _finite(value: Any) -> bool:
+  """Whether it is a number that a float can hold."""
+  try:
+    return not isinstance(value, bool) and math.isfinite(value)
+  except (OverflowError, TypeError):
+    return False
 
 
 def _class(fields: Mapping[str, Any], where: str) -> str:
@@ -173,10 +188,9 @@ def _rope(known: Mapping[str, Any], where: str):
                     f" rope_parameters is not known for rope_type={kind!r}")
   values = {"rope_theta": theta} | {k: rope.get(k) for k in allowed}
   for name, value in values.items():
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (
-        value <= 0):
-      raise UserError(f"{where}: {name}={value!r} of its rope_parameters must"
-                      " be a positive number")
+    if not _finite(value) or value <= 0:
+      raise UserError(f"{where}: {name}={str(value)[:40]} of its"
+                      " rope_parameters must be a positive number")
   if not allowed:
     return float(theta), None
   factor, low, high, original = (values[k] for k in _LLAMA3)
@@ -206,7 +220,8 @@ def _window(known: Mapping[str, Any], kind: str, where: str) -> int | None:
             f"{where}: max_window_layers={full} of {layers} layers: all our"
             " layers have the same window")
       default = "sliding_attention" if full <= 0 else default
-  found = set(types) if isinstance(types, list) and types else {default}
+  found = set(map(str, types)) if isinstance(types, list) and types else {
+      default}
   if not isinstance(types, (list, type(None))) or len(found) > 1 or (
       kind in ("LlamaForCausalLM", "MistralForCausalLM")
       and found != {default}) or found - {"full_attention",

@@ -264,10 +264,10 @@ def write_folder(folder: str | os.PathLike,
     UserError: there are files in it, or the disk is full.
   """
   final = _local(folder).absolute()
-  if final.exists() and (not final.is_dir() or any(final.iterdir())):
-    raise UserError(f"{final} is there and not empty: name another --out")
   temp = final.with_name(f".{final.name}.{os.getpid()}.tmp")
   try:
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+      raise UserError(f"{final} is there and not empty: name another --out")
     final.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(final.parent).free
     if free < nbytes:

@@ -72,7 +72,7 @@ def find(name: str, *, models: Mapping[str, Entry] = MODELS) -> Entry:
   """The entry of a name; a UserError names the nearest."""
   if name not in models:
     near = difflib.get_close_matches(name, models, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise UserError(f"no model {name!r} to fetch{hint} There are:"
                     f" {', '.join(models)}")
   return models[name]

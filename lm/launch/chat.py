@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
+import io
 import os
 import pathlib
 import signal
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
   if one:
     _answer(session, args.prompt, screen)
     return 0
+  if not terminal and isinstance(sys.stdin, io.TextIOWrapper):
+    sys.stdin.reconfigure(errors="replace")
   lines = _typed() if terminal else map(_stripped, sys.stdin)
   if terminal:
     screen.note(f"{args.model}; /help shows the commands")
@@ -283,7 +286,7 @@ def source(name: str, dtype: str = "auto"):
   where: Any = catalogue.located(name)
   if not paths.is_remote(where):
     where = pathlib.Path(where)
-    if not where.exists():
+    if not os.path.exists(where):  # Unlike `Path.exists`, of any text.
       raise UserError(
           f"no model at {name}: give a file or folder, or one of"
           f" {', '.join(catalogue.MODELS)} (lm fetch --list)")

@@ -99,7 +99,7 @@ def _read(source: str | os.PathLike, *, dtype: str, max_length: int | None,
     raise UserError(f"{source}: models are read from the local disk: copy it"
                     " with `gcloud storage cp -r`")
   path = pathlib.Path(catalogue.located(source)).absolute()
-  if not path.exists():
+  if not os.path.exists(path):
     raise UserError(f"{source}: no such folder or file: fetch the model first,"
                     " for instance by `hf download NAME --local-dir FOLDER`")
   if path.is_dir():

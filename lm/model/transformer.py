@@ -81,6 +81,16 @@ def _init_blocks(key, config: ModelConfig):
   return jax.vmap(lambda k: block.init(k, *args)["params"])(keys)
 
 
+def _check_depth(layers_, config: ModelConfig) -> None:
+  """Refuses the layers of another model."""
+  found = (len(layers_) if isinstance(layers_, tuple)
+           else jax.tree.leaves(layers_)[0].shape[0])
+  if found != config.num_layers:
+    raise UserError(f"the parameters are of {found} layers, the model has"
+                    f" {config.num_layers}: give the config that they belong"
+                    " to")
+
+
 def _apply_blocks(config: ModelConfig, stacked, x_BTD, kv, *shared):
   """All layers in turn, unrolled (`unroll` >= L) or under `jax.lax.scan`.
 
@@ -125,6 +135,7 @@ class Transformer(nn.Module):
           f"model.remat={c.remat!r}: choose one of {', '.join(REMAT)}")
     if self.has_variable("params", "layers"):  # Stacked, or one by one.
       self.layers = self.get_variable("params", "layers")
+      _check_depth(self.layers, c)
     else:
       self.layers = self.param("layers", _init_blocks, c)
     self.embed = Table(c)

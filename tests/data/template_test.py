@@ -53,7 +53,18 @@ def test_flags_and_the_date():
   assert _render("{{ bos_token is defined }}", bos=None) == "False"
 
 
+_NESTS = ("{%% set ns = namespace(x=[1]) %%}{%% for i in range(40) %%}"
+          "{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}")
+
 BAD = [
+    (_NESTS % "[ns.x, ns.x]", "more than 100000 things"),
+    (_NESTS % "[ns.x] * 2", "more than 100000 things"),
+    (_NESTS % "{'a': ns.x, 'b': (ns.x, 1)}.values()|list + [ns.x]",
+     "more than 100000 things"),
+    (_NESTS % "dict(a=ns.x, b=ns.x)", "more than 100000 things"),
+    (_NESTS % "namespace(a=ns.x, b=ns.x)", "more than 100000 things"),
+    ("{{ ('a' * 9000000) | wordwrap(1) }}", "wordwrap"),
+    ("{{ ('a' * 9000000).translate({97: 'b' * 1000}) }}", "translate"),
     ("{{ ''.__class__ }}", "__class__"),
     ("{{ messages.__class__.__mro__ }}", "__class__"),
     ("{{ cycler.__init__.__globals__ }}", "unsafe"),

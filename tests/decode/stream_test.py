@@ -173,3 +173,27 @@ def test_text_begins_as_the_vocabulary_decodes_it():
 
   text = stream.Text(Words())
   assert text.feed([9, 1]) + text.feed([2, 3]) == "w1 w2 w3"
+
+
+def test_an_error_between_two_tokens_leaves_a_stream_that_goes_on(monkeypatch):
+  """As a second Ctrl-C does: what was handed to the program is not kept."""
+  config = tiny.config()
+  made = stream.Stream(LanguageModel(config), tiny.params(config), eos_ids=EOS,
+                       rules=decode.GREEDY)
+  wanted = [i for ids in made.answer([1, 2, 3], max_tokens=6) for i in ids]
+  program = made._writes.get
+
+  def broken(*args):
+    def run(*args):
+      program(*args)(*args)
+      raise KeyboardInterrupt
+    return run
+
+  answer = made.answer([4, 5], max_tokens=6)
+  next(answer)
+  monkeypatch.setattr(made._writes, "get", broken)
+  with pytest.raises(KeyboardInterrupt):
+    next(answer)
+  monkeypatch.undo()
+  again = [i for ids in made.answer([1, 2, 3], max_tokens=6) for i in ids]
+  assert again == wanted

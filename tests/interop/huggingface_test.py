@@ -124,6 +124,12 @@ REFUSED = {
     "zero": (dict(num_attention_heads=0), ["num_attention_heads"]),
     "groups": (dict(num_key_value_heads=5), ["num_kv_heads"]),
     "odd": (dict(head_dim=7), ["head_dim"]),
+    "tied": (dict(tie_word_embeddings="false"), ["tie_word_embeddings"]),
+    "eps": (dict(rms_norm_eps=float("nan")), ["rms_norm_eps"]),
+    "no eps": (dict(rms_norm_eps=0.0), ["rms_norm_eps"]),
+    "huge": (dict(rms_norm_eps=10**400), ["rms_norm_eps"]),
+    "theta": (dict(rope_theta=float("inf")), ["rope_theta"]),
+    "layer": (dict(layer_types=[[]]), ["layer_types"]),
 }
 
 

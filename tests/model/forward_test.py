@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lm.model import LanguageModel
+from lm.types import UserError
 from tests.model import oracle, tiny
 
 FAMILIES = {
@@ -107,3 +108,12 @@ def test_init_gives_a_plain_tree_whose_first_guess_is_uniform():
   loss = -np.take_along_axis(log_probs, other, -1).mean()
   assert abs(loss - np.log(500)) < 0.75
   assert (np.asarray(out.values_BT) == 0).all()  # A new head knows nothing.
+
+
+def test_parameters_of_another_depth_are_refused():
+  config = tiny.config()
+  params = tiny.params(config)
+  for layers in (1, 3):
+    with pytest.raises(UserError, match=f"of 2 layers.*has {layers}"):
+      forward(config.replace(num_layers=layers), params,
+              tiny.tokens(config, 1, 4))
