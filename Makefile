@@ -46,13 +46,16 @@ plan: $(STAMP)  ## Compile the pod configs for their TPUs, half an hour: docs/pl
 soak: $(STAMP)  ## Kill a run of two processes twenty times: docs/hosts.md.
 	$(BIN)/python tests/soak.py
 
-peers: $(STAMP)  ## Hold models against transformers, minutes: docs/models.md.
+.venv/.peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[test,bench]'
-	$(BIN)/lm fetch smollm2
-	$(BIN)/python -m pytest -p no:xdist $(shell grep -rlE \
-	  'importorskip\("transformers' tests) $(ARGS)
+	touch $@
 
-bench: $(STAMP)  ## One script per figure.
+peers: .venv/.peers  ## Hold models against transformers, minutes: docs/models.md.
+	$(BIN)/lm fetch smollm2
+	grep -rl 'importorskip."transformers' tests \
+	  | xargs $(BIN)/python -m pytest -p no:xdist $(ARGS)
+
+bench: .venv/.peers  ## One script per figure.
 	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \
 	  do echo "== $$script"; $(BIN)/python $$script; done
 

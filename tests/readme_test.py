@@ -38,6 +38,13 @@ def test_command_runs(where, command, tmp_path):
   assert process.returncode == 0, process.stdout + process.stderr
 
 
+@pytest.mark.parametrize("target", sorted(commands.make_targets()))
+def test_make_can_read_every_target(target):
+  process = subprocess.run(["make", "-n", target], cwd=house.ROOT, text=True,
+                           capture_output=True)
+  assert process.returncode == 0, process.stderr
+
+
 @pytest.mark.parametrize("path", READMES, ids=str)
 def test_links_lead_somewhere(path):
   import re
