@@ -57,10 +57,13 @@ def sampling_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that `sampling_rules` reads."""
   parser.add_argument("--temperature", type=float, default=0.8,
                       help="0 is greedy; by default 0.8")
-  parser.add_argument("--top_k", type=int)
-  parser.add_argument("--top_p", type=float)
-  parser.add_argument("--min_p", type=float)
-  parser.add_argument("--repetition_penalty", type=float)
+  parser.add_argument("--top_k", type=int, help="of the K likeliest tokens")
+  parser.add_argument("--top_p", type=float, help=(
+      "of the likeliest tokens that together have this probability"))
+  parser.add_argument("--min_p", type=float, help=(
+      "of tokens with at least this share of the likeliest one's"))
+  parser.add_argument("--repetition_penalty", type=float, help=(
+      "above 1: tokens that were there already are less likely"))
 
 
 def sampling_rules(args: argparse.Namespace):

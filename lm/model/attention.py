@@ -66,6 +66,14 @@ def _scores(q_BTKGH, k_BKSH, mask_BTS):
   return jnp.where(mask_BTS[:, None, None], scores, -1e30)
 
 
+def _exponentials(scores):
+  """A softmax before its division: weights, their sums, log-normalisers."""
+  top = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - top)
+  total = jnp.sum(weights, axis=-1)
+  return weights, total, top[..., 0] + jnp.log(total)
+
+
 @jax.custom_vjp
 def _attend(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
   return _attend_forward(q_BTKGH, k_BKSH, v_BKSH, mask_BTS)[0]
@@ -103,28 +111,24 @@ def _block(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
       jnp.einsum, preferred_element_type=jnp.float32)
   scores = product("PMH,PSH->PMS", q_PMH, k_PSH).reshape(b, k, g, t, -1)
   scores = jnp.where(mask_BTS[:, None, None], scores, -1e30)
-  top = jnp.max(scores, axis=-1, keepdims=True)
-  weights = jnp.exp(scores - top)
-  total_BKGT = jnp.sum(weights, axis=-1)
+  weights, total_BKGT, log_z_BKGT = _exponentials(scores)
   out_PMH = product(
       "PMS,PSH->PMH", weights.reshape(b * k, g * t, -1).astype(v_PSH.dtype),
       v_PSH)
   out = out_PMH.reshape(b, k, g, t, h) / total_BKGT[..., None]
   out_BTKGH = jnp.transpose(out, (0, 3, 1, 2, 4)).astype(q_BTKGH.dtype)
-  return out_BTKGH, top[..., 0] + jnp.log(total_BKGT)
+  return out_BTKGH, log_z_BKGT
 
 
 def _whole(q_BTKGH, k_BKSH, v_BKSH, mask_BTS):
   scores = _scores(q_BTKGH, k_BKSH, mask_BTS)
-  top = jnp.max(scores, axis=-1, keepdims=True)
-  weights = jnp.exp(scores - top)
-  total_BKGT = jnp.sum(weights, axis=-1)
+  weights, total_BKGT, log_z_BKGT = _exponentials(scores)
   out_BTKGH = jnp.einsum(
       "BKGTS,BKSH->BTKGH", weights.astype(v_BKSH.dtype), v_BKSH,
       preferred_element_type=jnp.float32)
   out_BTKGH = out_BTKGH / jnp.moveaxis(total_BKGT, 3, 1)[..., None]
   out_BTKGH = out_BTKGH.astype(q_BTKGH.dtype)
-  return out_BTKGH, top[..., 0] + jnp.log(total_BKGT)
+  return out_BTKGH, log_z_BKGT
 
 
 def _attend_backward(saved, g_BTKGH):
@@ -155,12 +159,21 @@ def _attend_backward(saved, g_BTKGH):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def use_kernel(config: ModelConfig, length: int, *, cached: bool) -> bool:
-  """Whether rows of `length` attend by the TPU's kernel, or by `attend`."""
+def use_kernel(config: ModelConfig, length: int, *, cached: bool,
+               prompt: bool = False) -> bool:
+  """Whether rows of `length` attend by the TPU's kernel, or by `attend`.
+
+  Args:
+    config: of the model.
+    length: of the rows; a prompt has any, the kernel takes some.
+    cached: they attend to what a cache holds.
+    prompt: they attend to each other, and are written to a cache.
+  """
   if config.attention == "auto":
     return (sharding.platform() == "tpu" and not cached
             and splash.supported(length))
-  return config.attention == "splash" and not cached
+  return (config.attention == "splash" and not cached
+          and (not prompt or splash.supported(length)))
 
 
 class Attention(nn.Module):

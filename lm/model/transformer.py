@@ -162,7 +162,8 @@ class Transformer(nn.Module):
                            (cache.segments_BS, segments_BT)))
       kv = list(zip(cache.k_BKSH, cache.v_BKSH, strict=True))
     mask_BTS = None
-    if not use_kernel(c, tokens_BT.shape[1], cached=not alone):
+    if not use_kernel(c, tokens_BT.shape[1], cached=not alone,
+                      prompt=cache is not None):
       keys = ((positions_BT, segments_BT) if alone
               else (k_positions, k_segments))
       mask_BTS = make_mask(

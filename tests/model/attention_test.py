@@ -216,3 +216,13 @@ def test_a_prompt_read_into_an_empty_cache_attends_to_itself():
               for fresh in (True, False))
   for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_prompt_of_a_model_with_the_kernel_attends_without_it():
+  """The kernel takes multiples of its block only; prompts have any length."""
+  config = tiny.config()
+  params, tokens = tiny.params(config), tiny.tokens(config, 1, 5)
+  made = [jax.jit(LanguageModel(c).hidden, static_argnames="fresh")(
+      params, tokens, cache=cache_lib.empty(c, 1, 9), fresh=True)[0]
+          for c in (config.replace(attention="splash"), config)]
+  np.testing.assert_array_equal(*made)
