@@ -6,8 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 test lint plan soak peers bench build-files clean
+.PHONY: help venv demo game24 thinkers grid test lint plan soak peers bench \
+  build-files clean
 SEEDS ?= 0 1 2
+SIZES ?= small medium large
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make.
@@ -31,6 +33,22 @@ game24: $(STAMP)  ## The README's numbers: the long road for three seeds.
 	  $(BIN)/python -m experiments.demo.run --size=game24 --seed=$$seed; done
 	$(BIN)/python -m experiments.search.summary \
 	  $(SEEDS:%=runs/game24/%) --out=experiments/search/results
+
+thinkers: $(STAMP)  ## Train thinkers of all sizes and seeds, then make grid.
+	@set -e; for size in $(SIZES); do for seed in $(SEEDS); do \
+	  $(BIN)/python -m experiments.value.run --config.seed=$$seed \
+	    --config=configs/thinkers/$$size.py --workdir=runs/thinkers/$$size/$$seed; \
+	  done; done
+	@$(MAKE) --no-print-directory grid
+
+grid: $(STAMP)  ## Search with every thinker at equal budgets, and compare.
+	@set -e; for size in $(SIZES); do for seed in $(SEEDS); do \
+	  $(BIN)/python -m experiments.search.run --config.seed=$$seed \
+	    --config=configs/search/grid.py --workdir=runs/grid/$$size/$$seed \
+	    --config.init=runs/thinkers/$$size/$$seed; \
+	  done; done
+	$(BIN)/python -m experiments.search.grid runs/grid \
+	  --out=experiments/search/results/grid
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

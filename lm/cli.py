@@ -12,6 +12,7 @@ import sys
 
 from lm.launch import chat
 from lm.launch import doctor
+from lm.launch import draw_command
 from lm.launch import fetch
 from lm.launch import interop_command
 from lm.launch.tpu import command as tpu
@@ -49,6 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   fetch.add(commands)
   chat.add(commands)
   interop_command.add(commands)
+  draw_command.add(commands)
   _add_ablate(commands)
   _add_plan(commands)
   doctor.add(commands)

@@ -86,7 +86,7 @@ def test_tree_of_thoughts(monkeypatch, checkpoint):
   assert "Make 24 from 4 5 6 10" in tree
   assert len(shown(cells, "image/png")) == 1
   lines = [x for x in text(cells[-2]).splitlines() if "tokens a game" in x]
-  assert len(lines) == 7
+  assert len(lines) == 8
 
 
 def test_a_failing_command_stops_the_notebook(monkeypatch, tmp_path):

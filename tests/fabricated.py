@@ -5,15 +5,13 @@ import pathlib
 
 from lm.data.problems import game24
 from lm.evals import curves
-from lm.search import Beam, Cost, Node, Result
-from lm.search import evaluate
+from lm.search import Cost, Node, Result
 import numpy as np
 
 
 def tree(numbers, b, k, *, seed=0) -> Result:
-  """A search by the real selection rule, of random moves and noisy values."""
+  """A beam search's result, of random moves and noisy values."""
   rng = np.random.default_rng(seed)
-  beam = Beam(b, k, evaluate.value_head)
   nodes, frontier = [], [None]
   for depth in range(game24.NUM_THOUGHTS):
     for parent in frontier:
@@ -31,8 +29,7 @@ def tree(numbers, b, k, *, seed=0) -> Result:
         nodes.append(Node(
             parent, depth + 1, text, left, -1.5 * (depth + 1), value,
             min(value, before)))
-    chosen = beam._select(nodes, depth + 1, rng)
-    frontier = [i for i, _ in chosen]
+    frontier = _select(nodes, depth + 1, b)
   path, i = [], frontier[0]
   while i is not None:
     path.insert(0, i)
@@ -40,6 +37,25 @@ def tree(numbers, b, k, *, seed=0) -> Result:
   answer = "(10 - 4) * (13 - 9)"
   text = "".join(nodes[i].text for i in path) + f"Answer: {answer} = 24"
   return Result(answer, text, Cost(560, 900, 3.4e9), nodes, path)
+
+
+def _select(nodes, depth, b) -> list[int]:
+  """Sets what became of the thoughts of a depth, as the weakest line says."""
+  kept, seen = [], set()
+  for i in sorted((i for i, n in enumerate(nodes) if n.depth == depth),
+                  key=lambda i: -nodes[i].weakest):
+    node = nodes[i]
+    node.score = node.weakest
+    if node.state is None:
+      node.status = "unreadable"
+    elif node.state in seen:
+      node.status = "merged"
+    else:
+      seen.add(node.state)
+      if len(kept) < b:
+        node.status = "kept"
+        kept.append(i)
+  return kept
 
 
 def methods() -> list[dict]:

@@ -20,9 +20,7 @@ from rich.progress import track
 from lm import search
 from lm.data import corpus, store
 from lm.data.problems import game24
-from lm.launch import main, stage
-from lm.model import LanguageModel
-from lm.types import UserError
+from lm.launch import main, methods, stage
 
 ATTEMPTS = "attempts.jsonl"
 
@@ -46,11 +44,11 @@ def play(writer: search.Writer, puzzles, samples: int, key, *,
          sound: float) -> list[dict]:
   """Rows with the outcomes of the distinct ones of `samples` attempts."""
   problems = [game24.Game24(p) for p in puzzles]
-  sample = search.Beam(samples, (samples, 1), search.EVALUATORS["random"],
-                       merge=False)
+  sample = search.Beam(samples, (samples, 1), merge=False)
   rows = []
   for problem, result in zip(
-      problems, sample(writer, problems, key), strict=True):
+      problems, search.solve(sample, writer, problems, key, evaluate="random"),
+      strict=True):
     for lines in dict.fromkeys(map(tuple, chains(result))):
       labels, imitate = game24.judge(problem.numbers, lines, sound=sound)
       rows.append({"prompt": problem.prompt(), "lines": list(lines),
@@ -71,22 +69,13 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   del mesh  # It is set.
   c = config.to_dict()
   stage.check_fields("config", c, (
-      "seed", "mesh", "init", "which", "temperature", "min_p", "line_tokens",
-      "answer_tokens", "samples", "batch", "puzzles", "holdout",
-      "sound"))
-  mark = json.dumps({k: v for k, v in c.items() if k != "mesh"})
-  record = workdir / "attempts.config"
-  if record.exists() and record.read_text(encoding="utf-8") != mark:
-    raise UserError(f"{workdir} holds games of another config: remove it, or"
-                    " choose another --workdir")
+      "seed", "mesh", "init", "which", "samples", "puzzles", "holdout", "sound",
+      *methods.SAMPLING))
+  methods.own(workdir, c)
   if (workdir / stage.RESULT).exists():
     return
-  store.write_atomic(record, mark.encode())
   loaded = stage.init_from(c["init"], which=c["which"])
-  writer = search.Writer(
-      LanguageModel(loaded.config), loaded.params, loaded.vocab,
-      temperature=c["temperature"], min_p=c["min_p"],
-      line_tokens=c["line_tokens"], answer_tokens=c["answer_tokens"])
+  writer = methods.writer(loaded, c)
   puzzles = [p for p in game24.train_puzzles() if corpus.split_of(
       game24.prompt(p), c["holdout"]) == "train"][:c["puzzles"] or None]
   rows = []

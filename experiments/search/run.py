@@ -3,14 +3,18 @@
     python -m experiments.search.run --config=configs/search/demo.py
         --workdir=runs/search/demo --config.init=runs/demo/judge
 
-Every method of `config.methods` answers every puzzle once; the exact grader
-scores the answers afterwards. report.json holds, per method: accuracy with its
-interval, generated tokens, FLOPs and seconds per puzzle. With --problems=FILE
-(one `{"numbers": [4, 9, 10, 13]}` a line) the method `config.answer` answers
-your own puzzles instead; --json=OUT takes one answer a line.
+Every method of `config.methods` answers every problem once; the exact grader
+scores the answers afterwards. The problems are those of `config.task`, or of
+each of `config.tasks`. report.json holds, per task and method: accuracy with
+its interval, and tokens, FLOPs and seconds per problem; the trees of the
+hardest problems (draw them with `lm draw`); and how far the leaves' scores can
+be trusted, which calibration.png shows. With --problems=FILE (one row of
+`config.task` a line, such as `{"numbers": [4, 9, 10, 13]}`) the method
+`config.answer` answers your own problems instead; --json=OUT takes one answer a
+line.
 """
 
-from collections.abc import Callable
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,135 +27,177 @@ from rich.console import Console
 from rich.progress import track
 
 from lm import search
-from lm.data import corpus, store
-from lm.data.problems import game24
-from lm.evals import curves
-from lm.launch import main, stage
-from lm.model import LanguageModel
+from lm import train
+from lm.data import store
+from lm.evals import curves, plots
+from lm.launch import main, methods as methods_lib, stage
+from lm.launch.methods import Method
 from lm.types import UserError
 
-_PROBLEMS = flags.DEFINE_string("problems", None, "JSONL of your own puzzles")
+from experiments.search import findings
+from experiments.search import tasks
+
+_PROBLEMS = flags.DEFINE_string("problems", None, "JSONL of your own problems")
 _JSON = flags.DEFINE_string("json", None, "where their answers go")
+# What a config need not say.
+DEFAULTS = dict(task="game24", dials={}, split="test", problems=100, tasks={},
+                budget={}, value_init="", critic="")
 
 
-def strategy(name: str, method: dict) -> search.Strategy:
-  """The strategy that one entry of `config.methods` describes."""
-  fields = dict(method)
-  kind, _ = fields.pop("kind", None), fields.pop("label", None)
-  makers: dict[str, Callable[..., search.Strategy]] = {
-      "greedy": search.greedy, "best_of_n": search.best_of_n,
-      "self_consistency": search.self_consistency,
-      "tot": search.tree_of_thoughts}
-  if kind not in makers:
-    raise UserError(f"config.methods.{name}.kind={kind!r}: use one of"
-                    f" {', '.join(makers)}")
-  return stage.call(makers[kind], where=f"config.methods.{name}", **fields)
-
-
-def family(method: dict) -> str:
-  """Methods that differ only in how much they think."""
-  if method["kind"] == "tot":
-    return f"tot_{method.get('evaluate', 'value')}"
-  return method["kind"]
-
-
-def read_problems(path: str) -> list[game24.Game24]:
-  """Puzzles from a JSONL file; a bad row is a UserError naming its line."""
-  problems = []
-  for where, row in corpus.read_jsonl(pathlib.Path(path)):
-    numbers = row.get("numbers") if isinstance(row, dict) else None
-    if isinstance(numbers, str):
-      numbers = numbers.split()
-    try:
-      numbers = tuple(int(str(n)) for n in numbers)
-    except (TypeError, ValueError):
-      numbers = ()
-    if len(numbers) != 4 or min(numbers) < 1:
-      raise UserError(
-          f'{where}: not a puzzle: write {{"numbers": [4, 9, 10, 13]}}, four'
-          " whole numbers from 1")
-    problems.append(game24.Game24(numbers))
-  return problems
-
-
-def solve(method, writer, problems, key, *, batch: int, label: str):
+def solve(method: Method, writer, problems, key, *, batch: int, critic=None):
   """All results of one method, `batch` problems at a time, and the seconds."""
+  evaluate = critic if method.evaluate == methods_lib.CRITIC else (
+      method.evaluate)
   results, start = [], time.perf_counter()
   chunks = range(0, len(problems), batch)
-  for i in track(chunks, description=label, transient=True,
+  for i in track(chunks, description=method.label, transient=True,
                  disable=len(chunks) == 1):
-    results += method(writer, problems[i:i + batch], jax.random.fold_in(key, i))
+    results += search.solve(
+        method.strategy, writer, problems[i:i + batch],
+        jax.random.fold_in(key, i), evaluate=evaluate,
+        budget=method.budget)
   return results, time.perf_counter() - start
+
+
+def with_value_head(loaded: train.Loaded, other: train.Loaded) -> train.Loaded:
+  """The model under the value head of another checkpoint of its kind.
+
+  Raises:
+    UserError: that has none, or is another model's.
+  """
+  where = f"config.value_init={other.path}"
+  if "value" not in other.params:
+    raise UserError(f"{where} has no value head: name a run of"
+                    " experiments.value")
+  if other.vocab is None or other.vocab.hash != loaded.vocab.hash:
+    raise UserError(f"{where} is the value head of another model: its"
+                    f" vocabulary is not that of {loaded.path}")
+  shapes = [jax.tree.map(np.shape, {k: v for k, v in x.params.items()
+                                    if k != "value"}) for x in (loaded, other)]
+  if shapes[0] != shapes[1]:
+    raise UserError(f"{where} is the value head of another model: its shapes"
+                    f" are not those of {loaded.path}")
+  return dataclasses.replace(
+      loaded, config=loaded.config.replace(scalar_head=True),
+      params={**loaded.params, "value": other.params["value"]})
+
+
+def load(c) -> train.Loaded:
+  """The checkpoint of `config.init`, under the head of `config.value_init`."""
+  place = lambda folder: folder.replace("{seed}", str(c["seed"]))
+  loaded = stage.init_from(place(c["init"]), which=c["which"])
+  if c["value_init"]:
+    loaded = with_value_head(loaded, stage.init_from(
+        place(c["value_init"]), which=c["which"]))
+  return loaded
+
+
+def load_critic(c, methods) -> search.Critic | None:
+  """The model of `config.critic`; None if no method asks for it.
+
+  Raises:
+    UserError: a method does and none is named, or it has no value head.
+  """
+  asking = [m.name for m in methods if m.evaluate == methods_lib.CRITIC]
+  if not asking:
+    return None
+  if not c["critic"]:
+    raise UserError(f"config.methods.{asking[0]} asks a critic: name its"
+                    " checkpoint by config.critic")
+  loaded = stage.init_from(
+      c["critic"].replace("{seed}", str(c["seed"])), which=c["which"])
+  if not loaded.config.scalar_head:
+    raise UserError(f"config.critic={loaded.path} has no value head: name a run"
+                    " of experiments.value")
+  return search.Critic(methods_lib.writer(loaded, c))
 
 
 def run(config, workdir: pathlib.Path, mesh) -> None:
   del mesh  # It is set.
-  c = config.to_dict()
+  c = DEFAULTS | config.to_dict()
   stage.check_fields("config", c, (
-      "seed", "mesh", "init", "which", "temperature", "min_p", "line_tokens",
-      "answer_tokens", "batch", "methods", "answer", "trees",
+      "seed", "mesh", "init", "which", "methods", "answer", "trees",
+      *methods_lib.SAMPLING, *DEFAULTS,
       *(f for f in stage.ABLATION_FIELDS if f in c)))
-  methods = {n: strategy(n, m) for n, m in c["methods"].items()}
+  methods_lib.make_budget("config.budget", c["budget"])
+  methods = {n: methods_lib.make(n, m, c["budget"])
+             for n, m in c["methods"].items()}
   if c["answer"] not in methods:
     raise UserError(f"config.answer={c['answer']!r} is none of config.methods:"
                     f" {', '.join(methods)}")
-  problems = read_problems(_PROBLEMS.value) if _PROBLEMS.value else [
-      game24.Game24(p) for p in game24.test_puzzles()]
-  loaded = stage.init_from(
-      c["init"].replace("{seed}", str(c["seed"])), which=c["which"])
-  writer = search.Writer(
-      LanguageModel(loaded.config), loaded.params, loaded.vocab,
-      temperature=c["temperature"], min_p=c["min_p"],
-      line_tokens=c["line_tokens"], answer_tokens=c["answer_tokens"])
-  key = jax.random.key(c["seed"])
   if _PROBLEMS.value:
-    results, _ = solve(methods[c["answer"]], writer, problems, key,
-                       batch=c["batch"], label=c["answer"])
-    _write_answers(problems, results, _JSON.value or workdir / "answers.jsonl")
+    jobs = [dataclasses.replace(
+        tasks.read(_PROBLEMS.value, tasks.make_task(c)),
+        methods=(c["answer"],))]
+  else:
+    jobs = tasks.jobs(c, methods)
+  loaded, critic = load(c), load_critic(c, methods.values())
+  for job in jobs:
+    for name in job.methods:
+      methods_lib.check(methods[name], job.problems, model=str(loaded.path),
+                        has_values=loaded.config.scalar_head)
+  writer = methods_lib.writer(loaded, c)
+  if _PROBLEMS.value:
+    results, _ = solve(methods[c["answer"]], writer, jobs[0].problems,
+                       jax.random.key(c["seed"]), batch=c["batch"],
+                       critic=critic)
+    _write_answers(jobs[0].problems, results,
+                   _JSON.value or workdir / "answers.jsonl")
     return
+  _report(c, jobs, methods, writer, loaded, critic, workdir)
 
-  rows, trees, outcomes = [], [], {}
-  for name, method in methods.items():
-    results, seconds = solve(
-        method, writer, problems, key, batch=c["batch"], label=name)
-    correct = [
-        p.grade(r.answer) for p, r in zip(problems, results, strict=True)]
-    outcomes[name] = correct
-    label = c["methods"][name].get("label", name)
-    rows.append(curves.row(
-        name, correct, label=label, family=family(c["methods"][name]),
-        generated_tokens=[r.cost.generated_tokens for r in results],
-        flops=[r.cost.flops for r in results], seconds=seconds))
-    if name == c["answer"]:
-      trees = _hardest(problems, results, correct, c["trees"])
-  report = {
-      "methods": rows, "seed": c["seed"], "checkpoint": str(loaded.path),
-      "parameters": loaded.config.num_params, "trees": trees,
-      "outcomes": outcomes, "overlap": game24.overlap(),
-  }
-  store.write_atomic(workdir / "report.json",
-                     json.dumps(report, indent=1).encode())
-  result = {f"{r['name']}/accuracy": r["accuracy"] for r in rows}
-  chosen = next(r for r in rows if r["name"] == c["answer"])
-  result |= {k: chosen[k] for k in ("accuracy", "generated_tokens", "flops")}
+
+def _report(c, jobs, methods, writer, loaded, critic,
+            workdir: pathlib.Path) -> None:
+  """Searches every job, and writes report.json, result.json and figures."""
+  report = {"seed": c["seed"], "checkpoint": str(loaded.path),
+            "parameters": loaded.config.num_params, "trees": [], "tasks": {}}
+  result: dict[str, float] = {}
+  for job in jobs:
+    rows, outcomes, costs, kept = [], {}, {}, None
+    for method in (methods[name] for name in job.methods):
+      results, seconds = solve(method, writer, job.problems,
+                               jax.random.key(c["seed"]), batch=c["batch"],
+                               critic=critic)
+      correct = [bool(p.grade(r.answer)) for p, r in zip(
+          job.problems, results, strict=True)]
+      outcomes[method.name] = correct
+      costs[method.name] = findings.costs_of(results)
+      rows.append(findings.row(method, correct, results, seconds))
+      if method.name == c["answer"]:
+        kept = results
+    about = findings.section(job, rows, outcomes, costs)
+    about["calibration"] = {}
+    if kept is not None:
+      report["trees"] += findings.hardest(
+          job, kept, outcomes, of=c["answer"], count=c["trees"])
+      about["calibration"] = findings.reliability(
+          job, methods[c["answer"]], kept)
+    report["tasks"][job.name] = about
+    if found := about["calibration"]:
+      name = "calibration" if len(jobs) == 1 else f"calibration_{job.name}"
+      plots.save(plots.reliability(found["predicted"], found["outcomes"]),
+                 workdir / f"{name}.png")
+    before = "" if len(jobs) == 1 else f"{job.name}/"
+    result |= {f"{before}{r['name']}/accuracy": r["accuracy"] for r in rows}
+    chosen = next((r for r in rows if r["name"] == c["answer"]), None)
+    if chosen:
+      result |= {f"{before}{k}": chosen[k]
+                 for k in ("accuracy", "generated_tokens", "flops")}
+    Console().print(curves.table(
+        rows, title=job.name if len(jobs) > 1 else ""))
+  if len(jobs) == 1:  # As the demo's report and `summary` read it.
+    report |= report["tasks"][jobs[0].name]
+  store.write_atomic(workdir / "report.json", json.dumps(report).encode())
   store.write_atomic(workdir / stage.RESULT, json.dumps(result).encode())
-  Console().print(curves.table(rows))
-
-
-def _hardest(problems, results, correct, count: int) -> list[dict]:
-  """The trees of the last puzzles (the hardest by rank), solved ones first."""
-  order = sorted(range(len(problems)), key=lambda i: (not correct[i], -i))
-  return [{"prompt": problems[i].prompt(), "rank": 901 + i,
-           "correct": bool(correct[i]), "result": results[i].to_dict()}
-          for i in order[:count]]
 
 
 def _write_answers(problems, results, path) -> None:
   lines = []
   for problem, result in zip(problems, results, strict=True):
     lines.append(json.dumps({
-        "numbers": problem.numbers, "expression": result.answer,
-        "correct": problem.grade(result.answer), "text": result.text,
+        "prompt": problem.prompt(), "answer": result.answer,
+        "correct": bool(problem.grade(result.answer)), "text": result.text,
         "generated_tokens": result.cost.generated_tokens,
         "flops": result.cost.flops}))
   store.write_atomic(pathlib.Path(path), ("\n".join(lines) + "\n").encode())

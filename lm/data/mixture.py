@@ -13,7 +13,6 @@ is held out from all that have the same `holdout`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import difflib
 import functools
 import inspect
 import itertools
@@ -23,7 +22,9 @@ from typing import Any
 
 from lm import paths
 from lm.data import chat, corpus, dialogues, pipeline, prepare, store, tasks
+from lm.data import problems as problems_lib
 from lm.data.problems import game24
+from lm.data.problems import task as task_lib
 from lm.data.vocab import Vocab
 from lm.types import Batch, UserError
 
@@ -32,6 +33,8 @@ Specs = Mapping[str, Spec]
 Rows = Iterator[tuple[str, tasks.Row]]
 _SHARD_ROWS = 10_000  # Of a generator; each shard draws from a seed of its own.
 _VALIDATION_ROWS = 20_000  # Drawn at most; those of held-out questions stay.
+_NO_VALUES = ("data.sources.{}: values belong to examples, not to pre-training"
+              " text")
 
 
 def text(
@@ -90,10 +93,7 @@ def chatterbot(
   """Small talk of the package chatterbot-corpus.
 
   Args:
-    name: see `text`, as vocab, form and split.
-    vocab: the vocabulary.
-    form: "tokens" or "examples".
-    split: "train" or "validation".
+    name, vocab, form, split: see `text`.
     path: its folder; by default that of the installed package.
     language: a folder of the package.
     holdout: share of the questions that is "validation".
@@ -127,10 +127,7 @@ def games(
   """Games of 24 with worked answers; as "tokens" they are transcripts.
 
   Args:
-    name: see `text`, as vocab, form and split.
-    vocab: the vocabulary.
-    form: "tokens" or "examples".
-    split: "train" or "validation".
+    name, vocab, form, split: see `text`.
     count: games drawn; those of the other split are left out.
     seed: of the draw.
     holdout: share of the training puzzles that is "validation". The paper's
@@ -145,32 +142,56 @@ def game_values(
     seed: int = 0, holdout: float = 0.04, solved: float = 0.3,
     first: float = 0.35, sound: float = 0.0,
 ) -> tasks.Task:
-  """Games of 24 with the outcome of each line; arguments as `games`.
+  """Games of 24 with the outcome of each line, as "examples" only.
 
-  Args:
-    name: see `text`, as vocab, form and split.
-    vocab: the vocabulary.
-    form: "examples".
-    split: "train" or "validation".
-    count: games drawn.
-    seed: of the draw.
-    holdout: share of the training puzzles that is "validation".
-    solved: share of worked answers; the rest are attempts, of which only the
-      sound lines are imitated.
-    first: share of the attempts that ends after the first line.
-    sound: weight, as examples, of sound lines that throw a won game away.
+  Arguments as those of `games` and of `game24.value_examples`.
   """
   if form != "examples":
-    raise UserError(f"data.sources.{name}: values belong to examples, not to"
-                    " pre-training text")
+    raise UserError(_NO_VALUES.format(name))
   return _drawn(name, vocab, form, split, game24.value_examples, count, seed,
-                holdout, solved=solved, first=first,
-                sound=sound)
+                holdout, solved=solved, first=first, sound=sound)
+
+
+def problems(
+    name: str, vocab: Vocab, form: str, split: str, *, task: str,
+    what: str = "solutions", count: int = 20_000, seed: int = 0,
+    holdout: float = 0.04, dials: Mapping[str, int] | None = None,
+    solved: float | None = None, first: float | None = None,
+    sound: float | None = None,
+) -> tasks.Task:
+  """Problems of any task in `lm.data.problems`, of its "train" split.
+
+  Args:
+    name, vocab, form, split: see `text`.
+    task: its name.
+    what: as in `task.dialogues`, or "values": the outcome of each line.
+    count, seed: of the draw, as in `games`.
+    holdout: share of the problems that is "validation", whatever is asked about
+      them. The task's own test splits are in neither.
+    dials: of the task.
+    solved, first, sound: as in `task.value_examples`, for "values" only.
+  """
+  problems_lib.make_task(task, **dict(dials or {}))
+  options = {"solved": solved, "first": first, "sound": sound}
+  options = {k: v for k, v in options.items() if v is not None}
+  if what == "values":
+    if form != "examples":
+      raise UserError(_NO_VALUES.format(name))
+  elif what not in task_lib.WHAT:
+    raise UserError(f"data.sources.{name}.what is {what!r}:"
+                    f" {task_lib.nearest(what, task_lib.WHAT)}")
+  elif options:
+    raise UserError(f"data.sources.{name}: {', '.join(options)} belong to"
+                    f" what='values', not to {what!r}")
+  return _drawn(name, vocab, form, split, problems_lib.rows, count, seed,
+                holdout, task=task, what=what,
+                dials=sorted((dials or {}).items()), **options)
 
 
 KINDS: dict[str, Callable[..., tasks.Task | None]] = {
     "text": text, "documentation": documentation, "chatterbot": chatterbot,
     "dialogues": chats, "game24": games, "game24_value": game_values,
+    "problems": problems,
 }
 
 
@@ -190,13 +211,13 @@ def make_task(
   kind = spec.get("kind")
   if kind not in KINDS:
     raise UserError(f"data.sources.{name}.kind is {kind!r}:"
-                    f" {_nearest(str(kind), KINDS)}")
+                    f" {task_lib.nearest(str(kind), KINDS)}")
   known = [p.name for p in inspect.signature(KINDS[kind]).parameters.values()
            if p.kind == inspect.Parameter.KEYWORD_ONLY]
   for key in fields:
     if key not in known:
       raise UserError(f"data.sources.{name} has no field {key!r}:"
-                      f" {_nearest(key, [*known, 'kind', 'rate'])}")
+                      f" {task_lib.nearest(key, [*known, 'kind', 'rate'])}")
   try:
     return KINDS[kind](name, vocab, form, split, **fields)
   except TypeError as e:
@@ -298,7 +319,7 @@ def texts(specs: Specs, *, games_drawn: int = 3_000) -> Iterator[str]:
   """Training texts of all parts, for training a vocabulary."""
   for name in _used(specs):
     spec = dict(specs[name])
-    if spec.get("kind") == "game24":
+    if spec.get("kind") in ("game24", "problems"):
       spec["count"] = min(spec.get("count", games_drawn), games_drawn)
     task = make_task(name, spec, None, form="tokens")  # type: ignore
     for shard in task.shards if task is not None else ():
@@ -322,8 +343,9 @@ def transcript_example(vocab: Vocab, row: tasks.Row) -> tasks.Example:
 
 def question(row: tasks.Row) -> str:
   """What a row asks first; rows are held out by it."""
-  if "prompt" in row:
-    return str(row["prompt"])
+  for key in ("prompt", "holdout"):
+    if key in row:
+      return str(row[key])
   messages: Any = row.get("messages") or [{}]
   return next((str(m.get("content")) for m in messages
                if isinstance(m, Mapping) and m.get("role") == "user"), "")
@@ -362,19 +384,14 @@ def _named(rows: Callable[[], Iterable[tasks.Row]], name: str) -> Rows:
 
 def _split(rows: Callable[[], Iterable[tasks.Row]], name: str, split: str,
            holdout: float) -> Rows:
-  for where, row in _named(rows, name):
-    if corpus.split_of(question(row), holdout) == split:
-      yield where, row
+  return _kept(_named(rows, name), split, holdout)
 
 
 def _jsonl(path: pathlib.Path, split: str, holdout: float) -> Rows:
-  for where, row in corpus.read_jsonl(path):
+  return _kept(corpus.read_jsonl(path), split, holdout)
+
+
+def _kept(rows: Rows, split: str, holdout: float) -> Rows:
+  for where, row in rows:
     if corpus.split_of(question(row), holdout) == split:
       yield where, row
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-  known = list(known)
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  return (f"did you mean {close[0]!r}?" if close
-          else f"known: {', '.join(known)}")

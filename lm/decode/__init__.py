@@ -1,14 +1,15 @@
 """Decoding: sampling rules, stop strings, and the engine."""
 
 from lm.decode.engine import (
-    DecodeState, ThinkingBudget, fork, generate, pad_prompts, prefill, run,
-    score, step, texts,
+    DecodeState, ThinkingBudget, feed, fork, generate, pad_prompts, prefill,
+    resume, run, score, step, texts,
 )
 from lm.decode.sampling import GREEDY, rules, sample
 from lm.decode.stops import Stops
 
 __all__ = [
-    "GREEDY", "DecodeState", "Stops", "ThinkingBudget", "fork", "generate",
-    "pad_prompts", "prefill", "rules", "run", "sample", "score", "step",
-    "texts",
+    "GREEDY", "DecodeState", "Stops", "ThinkingBudget", "feed", "fork",
+    "generate",
+    "pad_prompts", "prefill", "resume", "rules", "run", "sample", "score",
+    "step", "texts",
 ]

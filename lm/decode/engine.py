@@ -204,7 +204,15 @@ def step(model: LanguageModel, params: Params, state: DecodeState, *,
         state.logits_BV[:, None], tokens_B[:, None])
     log_probs_B = jnp.where(force_B, forced_log_probs[:, 0], log_probs_B)
     marks_BP, _ = budget.marker.step(marks_BP, tokens_B)
+  return feed(model, params, state.replace(key=key), tokens_B, log_probs_B,
+              marks_BP=marks_BP, eos_id=eos_id, stops=stops)
 
+
+def feed(model: LanguageModel, params: Params, state: DecodeState, tokens_B,
+         log_probs_B, *, eos_id: int | tuple[int, ...],
+         stops: Stops | None = None, marks_BP=None) -> DecodeState:
+  """Appends a token, chosen already, to every row that is not done."""
+  marks_BP = state.marks_BP if marks_BP is None else marks_BP
   live_B = ~state.done_B
   slot_BM = jnp.arange(state.tokens_BM.shape[1]) == state.num_B[:, None]
   slot_BM &= live_B[:, None]
@@ -227,7 +235,7 @@ def step(model: LanguageModel, params: Params, state: DecodeState, *,
     hit = tokens_B[:, None] == jnp.arange(seen_BV.shape[-1])
     seen_BV = seen_BV | (hit & live_B[:, None])
   return state.replace(
-      cache=cache, key=key, seen_BV=seen_BV, num_B=num_B,
+      cache=cache, seen_BV=seen_BV, num_B=num_B,
       logits_BV=keep(logits_BV, state.logits_BV),
       values_B=jnp.where(
           live_B & ~ends_B, values_B, state.values_B),
@@ -269,6 +277,16 @@ def fork(state: DecodeState, rows, *, max_tokens: int, key: jax.Array,
       positions_B=take(state.positions_B),
       seen_BV=None if state.seen_BV is None else take(state.seen_BV),
       key=key, **_fresh(rows.shape[0], max_tokens, stops, budget))
+
+
+def resume(cache: cache_lib.Cache, logits_BV, values_B, positions_B, *,
+           max_tokens: int, key: jax.Array,
+           stops: Stops | None = None) -> DecodeState:
+  """A state that goes on from a cache with `max_tokens` slots to spare."""
+  return DecodeState(
+      cache=cache, logits_BV=logits_BV, values_B=values_B,
+      positions_B=positions_B, seen_BV=None, key=key,
+      **_fresh(len(positions_B), max_tokens, stops, None))
 
 
 @functools.partial(

@@ -10,10 +10,10 @@ from lm.train import shard_batch
 from lm.types import Batch, Output, Params, UserError
 
 
-def values(
+def pairs(
     apply: Callable[[Params, Batch], Output], batches: Sequence[Batch]
-) -> Callable[[Params], dict[str, float]]:
-  """An evaluation of the scalar head on held-out outcomes.
+) -> Callable[[Params], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """What the scalar head predicts of held-out outcomes, and what they were.
 
   Args:
     apply: one forward pass.
@@ -21,13 +21,17 @@ def values(
       gives its own rows.
 
   Returns:
-    `params -> {name: number}`: those of `scores`, for all labels and, as
-    `accuracy_line1` etc., the accuracy on the 1st, 2nd, ... label of each
-    example, since late ones are easier.
+    `params -> (predicted, labels, lines)`, each [n] over all labels:
+    probabilities of success, the outcomes of 0 and 1, and the label's number
+    within its example, from 1. The first two are what `scores` and
+    `plots.reliability` take.
+
+  Raises:
+    UserError: when called, if no batch has a label.
   """
   predict = jax.jit(lambda params, batch: apply(params, batch).values_BT)
 
-  def evaluate(params):
+  def gather(params):
     logits, labels, lines = [], [], []
     for batch in batches:
       outputs_BT = _whole(predict(params, shard_batch(batch)))
@@ -39,8 +43,31 @@ def values(
       raise UserError("the held-out data has no outcome to predict: draw more"
                       " games, or hold out a larger share")
     logits, labels, lines = map(np.concatenate, (logits, labels, lines))
-    found = scores(1 / (1 + np.exp(-logits.astype(np.float64))), labels)
-    right = (logits > 0) == (labels > 0.5)
+    return 1 / (1 + np.exp(-logits.astype(np.float64))), labels, lines
+
+  return gather
+
+
+def values(
+    apply: Callable[[Params, Batch], Output], batches: Sequence[Batch]
+) -> Callable[[Params], dict[str, float]]:
+  """An evaluation of the scalar head on held-out outcomes.
+
+  Args:
+    apply: one forward pass.
+    batches: as of `pairs`.
+
+  Returns:
+    `params -> {name: number}`: those of `scores`, for all labels and, as
+    `accuracy_line1` etc., the accuracy on the 1st, 2nd, ... label of each
+    example, since late ones are easier.
+  """
+  gather = pairs(apply, batches)
+
+  def evaluate(params):
+    predicted, labels, lines = gather(params)
+    found = scores(predicted, labels)
+    right = (predicted > 0.5) == (labels > 0.5)
     for line in range(1, int(lines.max()) + 1):
       found[f"accuracy_line{line}"] = float(right[lines == line].mean())
     return found
@@ -67,14 +94,23 @@ def scores(
       2015; Guo et al. 2017, 1706.04599, equation 3).
   """
   predicted, labels = np.asarray(predicted), np.asarray(labels)
-  where = np.minimum((predicted * bins).astype(int), bins - 1)
-  gap = np.bincount(where, predicted - labels, minlength=bins)
+  count, predicted_sum, label_sum = binned(predicted, labels, bins=bins)
   return {
       "accuracy": float(((predicted > 0.5) == (labels > 0.5)).mean()),
       "brier": float(np.square(predicted - labels).mean()),
-      "calibration_error": float(np.abs(gap).sum() / len(labels)),
+      "calibration_error": float(
+          np.abs(predicted_sum - label_sum).sum() / count.sum()),
       "success_share": float(labels.mean()),
   }
+
+
+def binned(
+    predicted: np.ndarray, labels: np.ndarray, *, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """([bins] count, sum of the predicted, sum of the labels) by predicted."""
+  where = np.minimum((np.asarray(predicted) * bins).astype(int), bins - 1)
+  return tuple(np.bincount(where, weights, minlength=bins)
+               for weights in (None, predicted, labels))
 
 
 def line_numbers(batch: Batch) -> np.ndarray:

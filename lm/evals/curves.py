@@ -17,9 +17,11 @@ import numpy as np
 from lm.types import UserError
 
 Z95 = 1.959963984540054  # The normal quantile of a two-sided 95 % interval.
-# From no second thought to the most guided one.
+# From no second thought to guided ones; last, those that the model writes
+# itself.
 FAMILIES = ("greedy", "self_consistency", "best_of_n", "tot_random",
-            "tot_log_prob", "tot_value")
+            "tot_log_prob", "tot_value", "token_beam", "best_first",
+            "depth_first", "mcts", "stream", "revision")
 _COSTS = ("generated_tokens", "flops", "seconds")
 
 
@@ -60,21 +62,27 @@ def bootstrap(
     raise UserError(f"bootstrap over values of shape {values.shape}: give [S]"
                     " or [S, N] with at least one of each")
   rng = np.random.default_rng(seed)
-  weights_KS = _counts(rng, samples, values.shape[0])
+  weights_KS = drawn_shares(rng, samples, values.shape[0])
   if values.ndim == 1:
     means_K = weights_KS @ values
   else:
-    weights_KN = _counts(rng, samples, values.shape[1])
-    means_K = np.einsum("ks,sn,kn->k", weights_KS, values, weights_KN,
-                        optimize=True)
+    weights_KN = drawn_shares(rng, samples, values.shape[1])
+    means_K = resampled_means(values, weights_KS, weights_KN)
   tail = 50 * (1 - level)
   low, high = np.percentile(means_K, [tail, 100 - tail])
   return float(low), float(high)
 
 
-def _counts(rng, samples: int, n: int) -> np.ndarray:
-  """How often each of n is drawn when n are drawn with replacement, over n."""
+def drawn_shares(rng: np.random.Generator, samples: int, n: int) -> np.ndarray:
+  """[K, n], how often each of n is drawn with replacement n times, over n."""
   return rng.multinomial(n, np.full(n, 1 / n), size=samples) / n
+
+
+def resampled_means(values_SN: Any, weights_KS: Any, weights_KN: Any
+                    ) -> np.ndarray:
+  """[K], the mean outcome of each draw of seeds and of problems."""
+  return np.einsum("ks,sn,kn->k", weights_KS, values_SN, weights_KN,
+                   optimize=True)
 
 
 def difference(a: Any, b: Any, **kwargs) -> tuple[float, float, float]:
@@ -170,12 +178,16 @@ def ordered(methods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
       m["generated_tokens"]))
 
 
+def _check_cost(cost: str) -> None:
+  if cost not in _COSTS:
+    raise UserError(f"cost={cost!r}: use one of {', '.join(_COSTS)}")
+
+
 def curves(
     methods: Sequence[Mapping[str, Any]], *, cost: str = "generated_tokens",
 ) -> dict[str, list[Mapping[str, Any]]]:
   """The rows of each family in the order of `cost`."""
-  if cost not in _COSTS:
-    raise UserError(f"cost={cost!r}: use one of {', '.join(_COSTS)}")
+  _check_cost(cost)
   families: dict[str, list[Mapping[str, Any]]] = {}
   for method in ordered(methods):
     families.setdefault(method["family"], []).append(method)
@@ -188,10 +200,21 @@ def best_within(
     cost: str = "generated_tokens",
 ) -> Mapping[str, Any] | None:
   """The most accurate row whose `cost` a problem is at most `budget`."""
-  if cost not in _COSTS:
-    raise UserError(f"cost={cost!r}: use one of {', '.join(_COSTS)}")
+  _check_cost(cost)
   affordable = [m for m in methods if m[cost] <= budget]
   return max(affordable, key=lambda m: (m["accuracy"], -m[cost]), default=None)
+
+
+def frontier(
+    methods: Sequence[Mapping[str, Any]], *, cost: str = "generated_tokens",
+) -> list[Mapping[str, Any]]:
+  """The rows, by cost, that are more accurate than every cheaper one."""
+  _check_cost(cost)
+  found: list[Mapping[str, Any]] = []
+  for row in sorted(methods, key=lambda m: (m[cost], -m["accuracy"])):
+    if not found or row["accuracy"] > found[-1]["accuracy"]:
+      found.append(row)
+  return found
 
 
 def table(methods: Sequence[Mapping[str, Any]], *, title: str = "") -> Any:

@@ -1,23 +1,26 @@
-"""The figures: loss curves, and accuracy against what the thinking cost.
+"""The figures: losses, accuracy against the cost of thinking, reliability.
 
-Matplotlib is imported when a figure is made. Figures are free of pyplot's
-global state: save them with `save`, or show `png(figure)` in a notebook.
+Save them with `save`, or show `png(figure)` in a notebook.
 """
 
 from collections.abc import Mapping, Sequence
-import io
 import math
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from lm.evals import curves
+from lm.evals import plot_labels
+from lm.evals import plot_style
+from lm.evals.plot_style import (
+    AXIS, INK, MUTED, PALETTE, RAMP, STYLE, png, save, svg,
+)
 from lm.types import UserError
 
-# Okabe and Ito's palette, safe for colour-blind readers; a family also has a
-# marker of its own, so that nothing depends on colour alone.
+__all__ = ["FAMILIES", "frontier", "losses", "png", "reliability", "save",
+           "smooth", "svg", "thinking"]
+
+# A family has a marker of its own too: nothing depends on colour alone.
 FAMILIES = {
     "tot_value": ("#0072b2", "o", "tree of thoughts, value head"),
     "tot_log_prob": ("#d55e00", "s", "tree of thoughts, log-probability"),
@@ -25,43 +28,17 @@ FAMILIES = {
     "best_of_n": ("#009e73", "^", "best of N by value"),
     "self_consistency": ("#b5648f", "D", "self-consistency vote"),
     "greedy": ("#1c1e21", "P", "greedy"),
+    "token_beam": ("#8c6d31", "v", "beam search over tokens"),
+    "best_first": ("#56b4e9", ">", "best-first search"),
+    "depth_first": ("#e69f00", "<", "depth-first search"),
+    "mcts": ("#6a51a3", "*", "Monte-Carlo tree search"),
+    "stream": ("#4d7c0f", "h", "search written as text"),
+    "revision": ("#9f1239", "p", "revision of its own answer"),
 }
-_SPARE = (("#56b4e9", "v"), ("#e69f00", "<"), ("#6a51a3", ">"),
-          ("#8c6d31", "h"))
-_STAGES = ("#0072b2", "#009e73", "#d55e00", "#b5648f", "#56b4e9", "#e69f00")
-_INK, _MUTED, _RULE = "#1c1e21", "#5f6670", "#e3e5e9"
-_AXES = {"generated_tokens": "generated tokens per puzzle",
-         "flops": "FLOPs per puzzle", "seconds": "seconds per puzzle"}
-_STYLE = {
-    "font.family": ["Inter", "Helvetica Neue", "Arial", "Liberation Sans",
-                    "DejaVu Sans", "sans-serif"],
-    "font.size": 10.5, "text.color": _INK, "axes.labelcolor": _INK,
-    "axes.edgecolor": "#9aa0a8", "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.titlesize": 11.5, "axes.titleweight": "semibold",
-    "axes.titlelocation": "left", "axes.titlepad": 10.0,
-    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
-    "grid.color": _RULE, "grid.linewidth": 0.8,
-    "xtick.color": "#9aa0a8", "ytick.color": "#9aa0a8",
-    "xtick.labelcolor": _MUTED, "ytick.labelcolor": _MUTED,
-    "legend.frameon": False, "legend.fontsize": 9.5,
-    "figure.facecolor": "white", "savefig.facecolor": "white",
-    "svg.hashsalt": "lm", "svg.fonttype": "path",
-}
-
-
-def _figure(width: float, height: float, columns: int = 1):
-  """(figure, its axes) in the house style."""
-  import logging
-
-  import matplotlib
-  from matplotlib.figure import Figure
-  # Not every machine has every font of the list; that is what it is for.
-  logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-  return figure, list(axes)
+_SPARE = (("#0f766e", "d"), ("#a8509f", "8"), ("#7c4a3a", "H"),
+          ("#4b5563", "o"))
+_AXES = {"generated_tokens": "generated tokens per problem",
+         "flops": "FLOPs per problem", "seconds": "seconds per problem"}
 
 
 def losses(
@@ -84,16 +61,17 @@ def losses(
   if not stages:
     raise UserError("no metrics with a loss to draw: has training begun?")
   import matplotlib
-  figure, axes = _figure(3.4 * len(stages), 2.9, len(stages))
-  with matplotlib.rc_context(_STYLE):
-    for ax, colour, (name, rows) in zip(axes, _cycle(_STAGES, len(stages)),
+  figure, axes = plot_style.figure(3.4 * len(stages), 2.9,
+                                   columns=len(stages))
+  with matplotlib.rc_context(STYLE):
+    for ax, colour, (name, rows) in zip(axes, _cycle(PALETTE, len(stages)),
                                         stages.items()):
       steps, values = _series(rows, keys[name])
       ax.plot(steps, values, color=colour, lw=0.8, alpha=0.35)
       ax.plot(steps, smooth(values), color=colour, lw=1.8, label="training")
       x, held_out = _series(rows, f"eval/{keys[name]}")
       if x.size:
-        ax.plot(x, held_out, color=_INK, lw=1.0, marker="o", ms=4, ls="--",
+        ax.plot(x, held_out, color=INK, lw=1.0, marker="o", ms=4, ls="--",
                 label="held out")
         ax.legend(loc="best")
       ax.set_title(name)
@@ -153,11 +131,11 @@ def thinking(
   if not methods:
     raise UserError("no method to draw: run experiments/search first")
   import matplotlib
-  figure, axes = _figure(1.2 + 5.6 * len(costs), 4.9, len(costs))
-  with matplotlib.rc_context(_STYLE):
-    for ax, cost in zip(axes, costs):
-      _panel(ax, methods, cost, labels)
-    axes[0].set_ylabel("puzzles solved")
+  figure, axes = plot_style.figure(1.2 + 5.6 * len(costs), 4.9,
+                                   columns=len(costs))
+  with matplotlib.rc_context(STYLE):
+    best = [_panel(ax, methods, cost) for ax, cost in zip(axes, costs)]
+    axes[0].set_ylabel("problems solved")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center",
                   ncols=min(3, len(names)), columnspacing=1.8,
@@ -165,29 +143,49 @@ def thinking(
     if title:
       figure.suptitle(title, x=0.01, ha="left", weight="semibold",
                       fontsize=12.5)
+    if labels:
+      plot_labels.place(figure, dict(zip(axes, best)))
   return figure
 
 
-def _panel(ax, methods, cost: str, labels: bool) -> None:
+def _panel(ax, methods, cost: str) -> list[tuple[float, float, str, str]]:
+  """Draws the families; returns the label of each one's best point."""
+  best = []
   families = curves.curves(methods, cost=cost)
   spare = iter(_cycle(_SPARE, len(families)))
   for family, rows in families.items():
     colour, marker, name = FAMILIES.get(family) or (*next(spare), family)
-    x = np.array([r[cost] for r in rows], np.float64)
-    y = np.array([r["accuracy"] for r in rows], np.float64)
-    low, high = np.array([r["interval"] for r in rows], np.float64).T
-    if np.any(x <= 0):
-      raise UserError(f"{cost} of {rows[int(np.argmin(x))]['name']} is not"
-                      " above 0, which a log axis needs")
-    ax.errorbar(
-        x, y, yerr=np.maximum(0, [y - low, high - y]), color=colour,
-        marker=marker, ms=6.5, lw=1.7, elinewidth=1.0, capsize=2.5,
-        markeredgecolor="white", markeredgewidth=0.7, label=name)
-    best = int(np.argmax(y))
-    if labels and y[best] > 0:
-      ax.annotate(f"{100 * y[best]:.0f}%", (x[best], y[best]),
-                  xytext=(-6, 6), textcoords="offset points", ha="right",
-                  color=colour, fontsize=9.5, weight="semibold")
+    x, y = _points(ax, rows, cost, color=colour, marker=marker, lw=1.7,
+                   label=name)
+    top = int(np.argmax(y))
+    if y[top] > 0:
+      best.append((x[top], y[top], f"{100 * y[top]:.0f}%", colour))
+  _scales(ax, methods, cost)
+  return best
+
+
+def _points(ax, rows, cost: str, **look):
+  """Draws rows with their intervals; returns their (costs, accuracies)."""
+  x = np.array([r[cost] for r in rows], np.float64)
+  y = np.array([r["accuracy"] for r in rows], np.float64)
+  low, high = np.array([r["interval"] for r in rows], np.float64).T
+  if np.any(x <= 0):
+    name = rows[int(np.argmin(x))].get("name", "a row")
+    raise UserError(f"{cost} of {name} is not above 0, which a log axis needs")
+  ax.errorbar(
+      x, y, yerr=np.maximum(0, [y - low, high - y]), elinewidth=1.0,
+      capsize=2.5, markeredgecolor="white", markeredgewidth=0.7,
+      ms=_marker_size(look["marker"]), **look)
+  return x, y
+
+
+def _marker_size(marker: str) -> float:
+  """Points; what is thin needs more of them to look as large."""
+  return {"P": 8.5, "X": 8.0, "*": 10.5}.get(marker, 6.5)
+
+
+def _scales(ax, methods, cost: str) -> None:
+  """A log axis of costs that holds all rows, and one of shares."""
   ax.set_xscale("log")
   ax.set_xlabel(f"{_AXES[cost]} (log scale)")
   ax.set_ylim(0, 1.04)
@@ -201,6 +199,144 @@ def _panel(ax, methods, cost: str, labels: bool) -> None:
     ax.minorticks_off()
 
 
+def frontier(
+    methods: Sequence[Mapping[str, Any]], *, title: str | None = None,
+) -> Any:
+  """Accuracy against FLOPs for several model sizes on one axis.
+
+  A colour for each size, a marker for each family. The line is a size's upper
+  envelope; what lies below it is pale.
+
+  Args:
+    methods: rows as in `lm.evals.curves`, with "parameters".
+    title: above the figure.
+
+  Raises:
+    UserError: there is no row.
+  """
+  if not methods:
+    raise UserError("no method to draw: search with several model sizes first")
+  import matplotlib
+  from matplotlib.lines import Line2D
+  sizes = sorted({m["parameters"] for m in methods})
+  shades = _shades(len(sizes))
+  spare = iter(_cycle(_SPARE, len(methods)))
+  looks = {family: FAMILIES.get(family) or (*next(spare), family)
+           for family in curves.curves(methods)}
+  figure, (ax,) = plot_style.figure(8.6, 5.4)
+  with matplotlib.rc_context(STYLE):
+    for size, colour in zip(sizes, shades):
+      mine = [m for m in methods if m["parameters"] == size]
+      best = curves.frontier(mine, cost="flops")
+      ax.plot([m["flops"] for m in best], [m["accuracy"] for m in best],
+              color=colour, lw=2.2, zorder=3)
+      for row in mine:
+        on_top = any(row is m for m in best)
+        _points(ax, [row], "flops", color=colour, ls="none",
+                marker=looks[row["family"]][1], alpha=1.0 if on_top else 0.35,
+                zorder=4 if on_top else 2)
+    _scales(ax, methods, "flops")
+    ax.set_ylabel("problems solved")
+    of_sizes = [Line2D([], [], color=c, lw=2.6, label=_count(n))
+                for n, c in zip(sizes, shades)]
+    of_families = [
+        Line2D([], [], color=MUTED, ls="none", marker=marker, label=name,
+               ms=_marker_size(marker), markeredgecolor="white",
+               markeredgewidth=0.7)
+        for _, marker, name in looks.values()]
+    figure.legend(handles=of_families, loc="outside lower center",
+                  ncols=min(3, len(of_families)), columnspacing=1.8,
+                  handletextpad=0.3)
+    figure.legend(handles=of_sizes[::-1], title="parameters",
+                  loc="outside right upper", alignment="left",
+                  title_fontsize=9.5)
+    if title:
+      figure.suptitle(title, x=0.01, ha="left", weight="semibold",
+                      fontsize=12.5)
+  return figure
+
+
+def _shades(n: int) -> list[Any]:
+  """n colours from light to dark, for sizes from small to large."""
+  from matplotlib.colors import LinearSegmentedColormap
+  ramp = LinearSegmentedColormap.from_list("sizes", RAMP)
+  return [ramp(x) for x in np.linspace(0, 1, n)] if n > 1 else [ramp(0.6)]
+
+
+def _count(n: float) -> str:
+  """1.2M for 1,234,567."""
+  for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if n >= unit:
+      return f"{n / unit:.3g}{letter}"
+  return f"{n:g}"
+
+
+def reliability(predicted: Any, labels: Any, *, bins: int = 10) -> Any:
+  """A reliability diagram (Guo et al. 2017, 1706.04599, figure 1).
+
+  For each bin the mean prediction against the share that came true, with its
+  Wilson interval; below, how many predictions the bin holds.
+
+  Args:
+    predicted: [n] probabilities, as from `calibration.pairs`.
+    labels: [n] of 0 and 1.
+    bins: of equal width.
+
+  Raises:
+    UserError: there is no prediction, not one label each, or one outside
+      [0, 1].
+  """
+  predicted = np.asarray(predicted, np.float64)
+  labels = np.asarray(labels, np.float64)
+  if predicted.ndim != 1 or predicted.shape != labels.shape or not labels.size:
+    raise UserError(f"predictions of shape {predicted.shape} and labels of"
+                    f" {labels.shape}: give [n] of both, at least one")
+  if not np.all((predicted >= 0) & (predicted <= 1)):
+    raise UserError("predictions outside [0, 1]: give probabilities, not"
+                    " logits")
+  import matplotlib
+  from lm.evals import calibration
+  scores = calibration.scores(predicted, labels, bins=bins)
+  count, predicted_sum, label_sum = calibration.binned(
+      predicted, labels, bins=bins)
+  full = count > 0
+  x, share = predicted_sum[full] / count[full], label_sum[full] / count[full]
+  low, high = np.array([curves.wilson(k, int(n)) for k, n in zip(
+      label_sum[full], count[full])]).T
+  colour, centres = PALETTE[0], (np.arange(bins) + 0.5) / bins
+  figure, (ax, below) = plot_style.figure(
+      5.0, 6.1, rows=2, sharex=True, height_ratios=(3.4, 1))
+  with matplotlib.rc_context(STYLE):
+    ax.plot([0, 1], [0, 1], color=AXIS, lw=1.0, ls=(0, (4, 3)), zorder=1)
+    ax.vlines(x, x, share, color=PALETTE[2], lw=7, alpha=0.22, zorder=2)
+    ax.errorbar(x, share, yerr=np.maximum(0, [share - low, high - share]),
+                color=colour, marker="o", ms=6.5, lw=1.7, elinewidth=1.0,
+                capsize=2.5, markeredgecolor="white", markeredgewidth=0.7,
+                zorder=3)
+    ax.set_title(  # Above the axes, where no point can be.
+        f"expected calibration error (ECE) {scores['calibration_error']:.3f}",
+        pad=26)
+    ax.annotate(
+        f"{len(labels):,} predictions, {scores['success_share']:.0%} came true,"
+        f" Brier score {scores['brier']:.3f}", (0, 1), xytext=(0, 10),
+        xycoords="axes fraction", textcoords="offset points", color=MUTED,
+        fontsize=9.5)
+    below.bar(centres, count, width=0.92 / bins, color=colour, alpha=0.8)
+    for centre, n in zip(centres, count):
+      below.annotate(f"{n:,}", (centre, n), xytext=(0, 2), ha="center",
+                     textcoords="offset points", fontsize=8, color=MUTED)
+    ticks = np.arange(0, 1.01, 0.2)
+    names = [f"{n}%" for n in range(0, 101, 20)]
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="came true")
+    ax.set_yticks(ticks, names)
+    below.set_xticks(ticks, names)
+    below.set(xlabel="predicted probability of success", ylabel="predictions",
+              ylim=(0, 1.18 * count.max()))
+    below.set_yticks([])
+    below.spines["left"].set_visible(False)
+  return figure
+
+
 def _ticks(low: float, high: float) -> list[float]:
   """1, 2, 5, 10, 20, ... between two bounds; fewer where there are many."""
   decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -210,39 +346,3 @@ def _ticks(low: float, high: float) -> list[float]:
     if len(found) <= 9:
       break
   return found
-
-
-def png(figure: Any, *, dpi: int = 160) -> bytes:
-  """The figure as a PNG file's bytes."""
-  return _bytes(figure, "png", dpi=dpi)
-
-
-def svg(figure: Any) -> str:
-  """The figure as an SVG file's text; letters are outlines."""
-  return _bytes(figure, "svg", metadata={"Date": None}).decode()
-
-
-def _bytes(figure, kind: str, **kwargs) -> bytes:
-  import matplotlib
-  buffer = io.BytesIO()
-  with matplotlib.rc_context(_STYLE):
-    figure.savefig(buffer, format=kind, **kwargs)
-  return buffer.getvalue()
-
-
-def save(figure: Any, path: str | os.PathLike, *, dpi: int = 160
-         ) -> pathlib.Path:
-  """Writes a .png or .svg file.
-
-  Raises:
-    UserError: another ending.
-  """
-  path = pathlib.Path(path)
-  if path.suffix not in (".png", ".svg"):
-    raise UserError(f"{path}: figures are written as .png or .svg")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if path.suffix == ".png":
-    path.write_bytes(png(figure, dpi=dpi))
-  else:
-    path.write_text(svg(figure), encoding="utf-8")
-  return path

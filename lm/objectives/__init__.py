@@ -7,9 +7,9 @@ add up over microbatches; `common` says how.
 from lm.objectives.common import share, total, totals
 from lm.objectives.next_token import Apply, LossFn, next_token, token_terms
 from lm.objectives.value import (
-    next_token_and_value, outcome_value, value_terms)
+    LOSSES as VALUE_LOSSES, next_token_and_value, outcome_value, value_terms)
 
 __all__ = (
-    "Apply", "LossFn", "next_token", "next_token_and_value", "outcome_value",
-    "share", "token_terms", "total", "totals", "value_terms",
+    "VALUE_LOSSES", "Apply", "LossFn", "next_token", "next_token_and_value",
+    "outcome_value", "share", "token_terms", "total", "totals", "value_terms",
 )

@@ -1,15 +1,24 @@
 """System 2: strategies that trade thinking for accuracy."""
 
-from lm.search.evaluate import EVALUATORS
-from lm.search.expand import Writer
+from lm.search.budget import Budget, Cost, Meter
+from lm.search.evaluate import EVALUATORS, Critic, evaluator
+from lm.search.expand import Evaluate, Expand, Thoughts
+from lm.search.guided import Agenda, Mcts, best_first, depth_first, mcts
+from lm.search.result import End, Node, Problem, Result, path_to
 from lm.search.strategies import (
-    Beam, Samples, Strategy, best_of_n, greedy, self_consistency,
-    tree_of_thoughts,
+    Beam, Samples, Strategy, best_of_n, greedy, self_consistency, solve,
+    tree_of_thoughts, whole_tree,
 )
-from lm.search.tree import Cost, Node, Problem, Result, path_to
+from lm.search.texts import Revision, TokenBeam, revision, stream, token_beam
+from lm.search.tree import Tree
+from lm.search.writer import Writer, Written
 
 __all__ = [
-    "EVALUATORS", "Beam", "Cost", "Node", "Problem", "Result", "Samples",
-    "Strategy", "Writer", "best_of_n", "greedy", "path_to", "self_consistency",
-    "tree_of_thoughts",
+    "EVALUATORS", "Agenda", "Beam", "Budget", "Cost", "Critic", "End",
+    "Evaluate", "Expand", "Mcts", "Meter", "Node", "Problem", "Result",
+    "Revision", "Samples", "Strategy", "Thoughts", "TokenBeam", "Tree",
+    "Writer", "Written", "best_first", "best_of_n", "depth_first",
+    "evaluator", "greedy", "mcts", "path_to", "revision",
+    "self_consistency", "solve", "stream", "token_beam", "tree_of_thoughts",
+    "whole_tree",
 ]

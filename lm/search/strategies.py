@@ -1,31 +1,91 @@
-"""Strategies: `strategy(writer, problems, key) -> a Result for each problem`.
+"""Strategies: `strategy(tree, expand, evaluate, meter) -> a Result for each`.
 
 All problems are worked on at once, so that the device stays full. Every
-strategy gives exactly one answer per problem and counts every sampled token.
+strategy gives exactly one answer per problem, counts every sampled token, and
+stays within the meter's budget. `solve` runs one.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
+import math
+import time
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from lm.data import chat
-from lm.search.evaluate import EVALUATORS, Evaluate
-from lm.search.expand import Writer, Written
-from lm.search.tree import Node, Problem, Result, path_to
+from lm.search import tree as tree_lib
+from lm.search.budget import UNLIMITED, Budget, Meter
+from lm.search.evaluate import evaluator, of_states
+from lm.search.expand import Evaluate, Expand, Thoughts, pick
+from lm.search.result import End, Problem, Result
+from lm.search.tree import KEPT, OPEN, Tree
+from lm.search.writer import Writer
 from lm.types import UserError
 
-Strategy = Callable[[Writer, Sequence[Problem], jax.Array], list[Result]]
+
+class Strategy(Protocol):
+  """A way to think."""
+
+  @property
+  def prefix(self) -> str:
+    """Put before each prompt."""
+    ...
+
+  def nodes(self, num_thoughts: int) -> int:
+    """Most thoughts that a tree will hold."""
+    ...
+
+  def __call__(self, tree: Tree, expand: Expand, evaluate: Evaluate,
+               meter: Meter) -> list[Result]:
+    ...
 
 
-def _start(writer: Writer, problems, key):
-  prompts = [
-      chat.encode_prompt(
-          writer.vocab, [{"role": "user", "content": p.prompt()}])
-      for p in problems]
-  return writer.start(prompts, key)
+def solve(
+    strategy: Strategy, writer: Writer, problems: Sequence[Problem],
+    key: jax.Array, *, evaluate: str | Evaluate = "value",
+    budget: Budget = UNLIMITED,
+) -> list[Result]:
+  """One answer to each problem, all worked on together.
+
+  Args:
+    strategy: how to think.
+    writer: the model.
+    problems: what to solve.
+    key: of all samples.
+    evaluate: who judges thoughts: a name of `EVALUATORS`, or a function.
+    budget: of each problem.
+
+  Raises:
+    UserError: an evaluator that is unknown, does not fit the problems or needs
+      a scalar head that the model has not; a budget that the prompt exceeds.
+  """
+  if isinstance(evaluate, str):
+    if (evaluate in ("value", "last_value", "rollouts")
+        and not writer.has_values and strategy.nodes(1)):
+      raise UserError(f"evaluator {evaluate} needs a model with a value head:"
+                      " train one with experiments.value, or use log_prob")
+    evaluate = evaluator(evaluate, problems)
+  start, depth = time.perf_counter(), max(p.num_thoughts for p in problems)
+  expand = Expand(writer, problems, key, capacity=1 + strategy.nodes(depth),
+                  prefix=strategy.prefix)
+  dearest = max(writer.dearest, getattr(evaluate, "dearest", 0.0))
+  meter = Meter(budget, expand.costs, flops_per_token=dearest, start=start)
+  return strategy(expand.tree, expand, evaluate, meter)
+
+
+def positive(**numbers) -> None:
+  """Refuses settings that are not at least 1."""
+  for name, value in numbers.items():
+    values = value if isinstance(value, tuple) else (value,)
+    if not values or min(values) < 1:
+      raise UserError(f"{name}={value}: must be at least 1")
+
+
+def by_depth(k: int | tuple[int, ...], depth: int) -> int:
+  """One number for all depths, or one for each; the last goes on."""
+  return k if isinstance(k, int) else k[min(depth, len(k) - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,44 +96,47 @@ class Samples:
     n: answers per problem.
     choose: 'vote' (self-consistency, 2203.11171), 'log_prob', or 'first'.
     greedy: the likeliest tokens instead of samples (n = 1).
+    prefix: put before each prompt.
+    max_tokens: of an answer; None: the writer's.
   """
   n: int = 1
   choose: str = "first"
   greedy: bool = False
+  prefix: str = ""
+  max_tokens: int | None = None
 
   def __post_init__(self):
-    if self.n < 1:
-      raise UserError(f"n={self.n}: sample at least one answer")
+    positive(n=self.n)
     if self.choose not in ("vote", "log_prob", "first"):
       raise UserError(f"choose={self.choose!r}: use vote, log_prob or first")
 
-  def __call__(self, writer, problems, key) -> list[Result]:
-    state, costs = _start(writer, problems, key)
-    rows = np.repeat(np.arange(len(problems)), self.n)
-    _, out = writer.write(state, rows, jax.random.fold_in(key, 1), line=False,
-                          greedy=self.greedy)
+  def nodes(self, num_thoughts: int) -> int:
+    del num_thoughts
+    return 0
+
+  def __call__(self, tree, expand, evaluate, meter) -> list[Result]:
+    del evaluate
+    roots_PR = np.zeros((len(expand.problems), self.n), np.int32)
+    out = expand.finish(tree, roots_PR, meter, greedy=self.greedy,
+                        max_tokens=self.max_tokens)
     results = []
-    for p, problem in enumerate(problems):
-      mine = range(p * self.n, (p + 1) * self.n)
-      for i in mine:
-        costs[p].add(out.costs[i])
-      answers = {i: problem.read_answer(out.texts[i]) for i in mine}
-      readable = [i for i in mine if answers[i] is not None]
-      best = self._best(readable, answers, out)
-      results.append(Result(
-          answers.get(best), out.texts[mine[0] if best is None else best],
-          costs[p]))
+    for p, problem in enumerate(expand.problems):
+      answers = [problem.read_answer(text) for text in out.texts[p]]
+      best = self._best(answers, out.log_probs_PR[p])
+      ends = [End(None, text, answer)
+              for text, answer in zip(out.texts[p], answers, strict=True)]
+      results.append(Result(answers[best], out.texts[p][best], meter.costs[p],
+                            ends=ends))
     return results
 
-  def _best(self, readable, answers, out):
-    if not readable:
-      return None
+  def _best(self, answers, log_probs) -> int:
+    readable = [i for i, a in enumerate(answers) if a is not None]
     if self.choose == "log_prob":
-      return max(readable, key=lambda i: out.log_probs_B[i])
+      return max(readable, key=lambda i: log_probs[i], default=0)
     if self.choose == "vote":
       votes = Counter(answers[i] for i in readable)
-      return max(readable, key=lambda i: votes[answers[i]])
-    return readable[0]
+      return max(readable, key=lambda i: votes[answers[i]], default=0)
+    return readable[0] if readable else 0
 
 
 def greedy() -> Samples:
@@ -97,133 +160,99 @@ class Beam:
   Attributes:
     b: thoughts kept at each depth.
     k: samples of each; one number, or one for each depth.
-    evaluate: scores the candidates.
     merge: whether equal states merge.
     answers: how many leaves are written out; the best answer is given.
+    prefix: put before each prompt.
   """
   b: int
   k: int | tuple[int, ...]
-  evaluate: Evaluate
   merge: bool = True
   answers: int = 1
+  prefix: str = ""
 
   def __post_init__(self):
-    ks = (self.k,) if isinstance(self.k, int) else self.k
-    if self.b < 1 or not ks or min(ks) < 1 or self.answers < 1:
-      raise UserError(f"b={self.b}, k={self.k}, answers={self.answers}: each"
-                      " must be at least 1")
+    positive(b=self.b, k=self.k, answers=self.answers)
 
-  def _k(self, depth: int) -> int:
-    if isinstance(self.k, int):
-      return self.k
-    return self.k[min(depth, len(self.k) - 1)]
+  def nodes(self, num_thoughts: int) -> int:
+    return sum(self._width(d) * by_depth(self.k, d)
+               for d in range(num_thoughts))
 
-  def __call__(self, writer, problems, key) -> list[Result]:
-    # A decoder state holds the rows of its last thought only, so problems of
-    # different depth are searched one depth after the other.
-    by_depth: dict[int, list[int]] = {}
-    for i, problem in enumerate(problems):
-      by_depth.setdefault(problem.num_thoughts, []).append(i)
-    if len(by_depth) > 1:
-      results = {}
-      for depth, mine in sorted(by_depth.items()):
-        results |= zip(mine, self(writer, [problems[i] for i in mine],
-                                  jax.random.fold_in(key, 1000 + depth)))
-      return [results[i] for i in range(len(problems))]
-    rng = np.random.default_rng(
-        np.asarray(jax.random.key_data(jax.random.fold_in(key, 0))))
-    state, costs = _start(writer, problems, key)
-    trees: list[list[Node]] = [[] for _ in problems]
-    frontier = [[(None, p)] for p in range(len(problems))]  # (node, row)
-    for depth in range(problems[0].num_thoughts):
-      jobs = [(p, node, row) for p in range(len(problems))
-              for node, row in frontier[p] for _ in range(self._k(depth))]
-      if not jobs:
-        break
-      kept = 1 if depth == 0 else self.b
-      state, out = writer.write(
-          state, [row for _, _, row in jobs],
-          jax.random.fold_in(key, depth + 1),
-          capacity=len(problems) * kept * self._k(depth))
-      for i, (p, parent, _) in enumerate(jobs):
-        costs[p].add(out.costs[i])
-        trees[p].append(_grow(trees[p], parent, out, i, problems[p].read))
-      for p, tree in enumerate(trees):
-        frontier[p] = self._select(tree, depth + 1, rng)
-    return self._answer(
-        writer, problems, state, trees, frontier, costs, key, rng)
+  def _width(self, depth: int) -> int:
+    """Most thoughts that are kept at a depth, the prompt's being 0."""
+    return min(self.b, math.prod(by_depth(self.k, d) for d in range(depth)))
 
-  def _select(self, nodes: list[Node], depth: int, rng):
-    """Drops, merges and prunes the thoughts of one depth: [(node, row)]."""
-    new = [i for i, n in enumerate(nodes) if n.depth == depth]
-    scores = self.evaluate([nodes[i] for i in new], rng)
-    for i, score in zip(new, scores, strict=True):
-      nodes[i].score = float(score)
-      nodes[i].status = "unreadable" if nodes[i].state is None else "pruned"
-    best: dict = {}
-    for i in sorted(new, key=lambda i: -nodes[i].score):
-      if nodes[i].status == "unreadable":
-        continue
-      state = nodes[i].state if self.merge else i
-      if state in best:
-        nodes[i].status = "merged"
-      else:
-        best[state] = i
-    chosen = list(best.values())[:self.b]
-    for i in chosen:
-      nodes[i].status = "kept"
-    return [(i, nodes[i].row) for i in chosen]
-
-  def _answer(self, writer, problems, state, trees, frontier, costs, key, rng):
-    jobs = [(p, node, row) for p in range(len(problems))
-            for node, row in frontier[p][:self.answers]]
-    written: list[list[Node]] = [[] for _ in problems]
-    if jobs:
-      _, out = writer.write(
-          state, [row for _, _, row in jobs], jax.random.fold_in(key, 99),
-          line=False, greedy=True, capacity=len(problems) * self.answers)
-      for i, (p, node, _) in enumerate(jobs):
-        costs[p].add(out.costs[i])
-        written[p].append(
-            _grow(trees[p], node, out, i, problems[p].read_answer))
-    results = []
-    for nodes, ends, cost in zip(trees, written, costs, strict=True):
-      if not ends:
-        results.append(Result(None, "", cost, nodes))
-        continue
-      scores = self.evaluate(ends, rng)
-      best = max(range(len(ends)),
-                 key=lambda i: (ends[i].state is not None, scores[i]))
-      path = path_to(nodes, ends[best].parent)
-      whole = "".join(nodes[i].text for i in path) + ends[best].text
-      results.append(Result(ends[best].state, whole, cost, nodes, path))
-    return results
+  def __call__(self, tree, expand, evaluate, meter) -> list[Result]:
+    frontier_PB = np.zeros((len(expand.problems), 1), np.int32)
+    for depth in range(int(expand.num_thoughts_P.max())):
+      on_P = expand.num_thoughts_P > depth
+      nodes_PR = np.repeat(np.where(on_P[:, None], frontier_PB, -1),
+                           by_depth(self.k, depth), axis=1)
+      tree, _ = expand(tree, nodes_PR, evaluate, meter, merge=self.merge,
+                       reserve=reserve(expand))
+      at_PC = (np.asarray(tree.status_PC) == OPEN) & (
+          np.asarray(tree.depth_PC) == depth + 1)
+      frontier_PB = np.asarray(
+          tree_lib.best(at_PC, tree.score_PC, count=self._width(depth + 1)))
+      tree = tree_lib.mark(tree, frontier_PB, status=KEPT)
+    return conclude(tree, expand, evaluate, meter, answers=self.answers)
 
 
-def _grow(nodes: list[Node], parent: int | None, out: Written, i: int,
-          read: Callable) -> Node:
-  """Row `i` of what was written, as a thought that continues `parent`."""
-  text, value = out.texts[i], float(out.values_B[i])
-  log_prob, weakest, depth = float(out.log_probs_B[i]), value, 1
-  if parent is not None:
-    before = nodes[parent]
-    log_prob += before.log_prob
-    weakest, depth = min(value, before.weakest), before.depth + 1
-  return Node(parent, depth, text, read(text), log_prob, value, weakest, row=i)
+def reserve(expand: Expand) -> int:
+  """Tokens set aside for writing an answer out."""
+  return 2 * expand.writer.line_tokens
 
 
-def best_of_n(n: int, *, evaluate: str = "value") -> Beam:
+def conclude(tree: Tree, expand: Expand, evaluate: Evaluate, meter: Meter, *,
+             answers: int = 1) -> list[Result]:
+  """Writes out the best of the deepest thoughts, and takes the best answer."""
+  alive_PC = (np.asarray(tree.status_PC) == OPEN) | (
+      np.asarray(tree.status_PC) == KEPT)
+  leaves_PR = np.asarray(tree_lib.best(
+      alive_PC, tree.depth_PC, tree.score_PC, count=answers))
+  # Never a shallower one beside the deepest.
+  depth_PR = pick(tree.depth_PC, leaves_PR)
+  leaves_PR = np.where(depth_PR == depth_PR[:, :1], leaves_PR, -1)
+  out = expand.finish(tree, leaves_PR, meter)
+  found: list[list] = [[p.read_answer(t) for t in row] for p, row in zip(
+      expand.problems, out.texts, strict=True)]
+  if of_states(evaluate) or answers == 1:
+    scores_PR = pick(tree.score_PC, leaves_PR)
+  else:
+    scores_PR = evaluate(Thoughts(
+        expand, tree, meter, 0, leaves_PR, found, out.values_PR,
+        np.minimum(pick(tree.weakest_PC, leaves_PR), out.values_PR),
+        pick(tree.log_prob_PC, leaves_PR) + out.log_probs_PR))
+  host = jax.device_get(tree)
+  results = []
+  for p, row in enumerate(found):
+    r = max(range(len(row)), key=lambda r: (
+        row[r] is not None, leaves_PR[p, r] >= 0, scores_PR[p, r]))
+    result = expand.result(
+        host, p, meter.costs[p], leaf=int(leaves_PR[p, r]),
+        end=out.texts[p][r], answer=row[r])
+    result.ends = [
+        End(int(leaf) - 1 if leaf else None, text, answer)
+        for leaf, text, answer in zip(leaves_PR[p], out.texts[p], row,
+                                      strict=True) if leaf >= 0]
+    results.append(result)
+  return results
+
+
+def best_of_n(n: int) -> Beam:
   """n independent answers, the one that the evaluator likes best."""
-  return Beam(n, (n, 1), _evaluator(evaluate), merge=False, answers=n)
+  return Beam(n, (n, 1), merge=False, answers=n)
 
 
-def tree_of_thoughts(b: int, k, *, evaluate: str = "value") -> Beam:
-  """The paper's search; `evaluate` is a name of `EVALUATORS`."""
-  return Beam(b, k if isinstance(k, int) else tuple(k), _evaluator(evaluate))
+def tree_of_thoughts(b: int, k) -> Beam:
+  """The paper's search: step-level beam."""
+  return Beam(b, k if isinstance(k, int) else tuple(k))
 
 
-def _evaluator(name: str) -> Evaluate:
-  if name not in EVALUATORS:
-    raise UserError(
-        f"unknown evaluator {name!r}: use one of {', '.join(EVALUATORS)}")
-  return EVALUATORS[name]
+def whole_tree(k) -> Beam:
+  """Every sample of every thought, to its answer: nothing pruned or merged.
+
+  One answer is given, as ever; all of them are among the result's ends.
+  """
+  k = (k,) if isinstance(k, int) else tuple(k)
+  every = math.prod(k)
+  return Beam(every, k, merge=False, answers=every)

@@ -3,6 +3,7 @@
 import json
 
 from lm.data import mixture, store, vocab as vocab_lib
+from lm.data import problems
 from lm.data.problems import game24
 from lm.types import UserError
 import numpy as np
@@ -57,6 +58,49 @@ def test_games_differ_between_shards_seeds_and_splits(monkeypatch):
   assert len(first) == 3 and first == shards()
   assert first[0] != first[1] != first[2]
   assert first != other
+
+
+def test_a_problem_is_held_out_whatever_is_asked_about_it():
+  for name in problems.TASKS:
+    spec = {"kind": "problems", "task": name, "count": 60, "holdout": 0.3}
+    train, held_out = set(), set()
+    for what in ("solutions", "formats", "streams", "revisions", "verdicts",
+                 "values"):
+      for split, found in (("train", train), ("validation", held_out)):
+        mine = questions("x", {**spec, "what": what}, split)
+        assert mine
+        found.update(mine)
+    assert not train & held_out
+    assert len(train) > 100 and len(held_out) > 50
+  # The prefixes of searches and revisions are no part of what is held out.
+  assert not any(q.startswith(("Search", "Revise")) for q in train | held_out)
+
+
+def test_dials_and_options_reach_the_problems():
+  spec = {"kind": "problems", "task": "countdown", "count": 40,
+          "dials": {"numbers": 3, "highest": 20}}
+  for prompt in questions("x", spec, "train"):
+    numbers = [int(n) for n in prompt.partition("from ")[2].split()]
+    assert len(numbers) == 3 and max(numbers) <= 20
+  def rows(**more):
+    task = mixture.make_task("x", {**spec, "what": "values", **more}, BYTES,
+                             form="examples")
+    return task.key, [row for shard in task.shards for _, row in shard()]
+  key, solved = rows(solved=1.0)
+  assert all(set(row["labels"]) == {1.0} for row in solved)
+  other, attempts = rows(solved=0.0, first=1.0)
+  assert all(len(row["lines"]) == 1 for row in attempts)
+  # Prepared folders are found by the key: it knows all that was asked for.
+  assert len({key, other, rows()[0], rows(dials={})[0],
+              rows(what="solutions")[0]}) == 5 and key == rows(solved=1.0)[0]
+
+
+def test_problems_as_text():
+  spec = {"kind": "problems", "task": "countdown", "what": "streams"}
+  task = mixture.make_task("x", {**spec, "count": 20}, BYTES, form="tokens")
+  text = BYTES.decode(next(task.examples())["tokens"])
+  assert text.startswith("Search: Make ") and "\nAnswer: " in text
+  assert len(list(mixture.texts({"x": spec}, games_drawn=30))) <= 30
 
 
 def test_held_out_rows_are_distinct():
@@ -159,6 +203,16 @@ def test_what_is_not_installed_is_optional_only_if_it_says_so(monkeypatch):
     ({"kind": "dialogues"}, "examples", "path"),
     ({"kind": "text"}, "examples", "pre-training only"),
     ({"kind": "game24_value"}, "tokens", "not to"),
+    ({"kind": "problems"}, "tokens", "task"),
+    ({"kind": "problems", "task": "game42"}, "tokens", "mean 'game24'"),
+    ({"kind": "problems", "task": "game24", "what": "stream"}, "tokens",
+     "part.what is 'stream': did you mean 'streams'"),
+    ({"kind": "problems", "task": "game24", "what": "values"}, "tokens",
+     "not to"),
+    ({"kind": "problems", "task": "game24", "sound": 0.5}, "tokens",
+     "sound belong to what='values'"),
+    ({"kind": "problems", "task": "countdown", "dials": {"numbers": 9}},
+     "tokens", "from 3 to 6"),
 ])
 def test_bad_descriptions(spec, form, words):
   with pytest.raises(UserError, match=words):

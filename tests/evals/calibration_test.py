@@ -61,6 +61,27 @@ def test_only_labelled_positions_count():
   assert found["success_share"] == pytest.approx(4 / 6)
 
 
+def test_pairs_are_the_labelled_positions_in_order():
+  one = batch()
+  logits = np.where(one.extra["value_weights_BT"] > 0,
+                    np.arange(12.0).reshape(2, 6) - 5, 99.0)
+  gather = calibration.pairs(
+      lambda params, batch: Output(None, None, params["logits"]), [one, one])
+  predicted, labels, lines = gather({"logits": logits})
+  assert predicted == pytest.approx(2 * [
+      1 / (1 + np.exp(-x)) for x in (-4.0, -3.0, -2.0, 0.0, 2.0, 4.0)])
+  assert labels.tolist() == 2 * [1, 1, 0, 1, 0, 1]
+  assert lines.tolist() == 2 * [1, 2, 3, 1, 1, 2]
+
+
+def test_bins_of_a_hand_table():
+  count, predicted, labels = calibration.binned(
+      np.array([0.0, 0.24, 0.25, 0.6, 1.0]), np.array([0, 1, 1, 0, 1]), bins=4)
+  assert count.tolist() == [2, 1, 1, 1]  # 1.0 belongs to the last.
+  assert predicted == pytest.approx([0.24, 0.25, 0.6, 1.0])
+  assert labels.tolist() == [1, 1, 0, 1]
+
+
 def test_nothing_to_predict_is_an_error():
   with pytest.raises(UserError, match="no outcome"):
     calibration.values(lambda params, batch: None, [])({})

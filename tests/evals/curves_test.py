@@ -114,10 +114,11 @@ def test_curves_are_sorted_by_cost():
 
 
 def test_ordered_by_family_then_tokens():
-  rows = [row("z", 5, 1, "mcts"), row("v2", 5, 20), row("v1", 5, 10),
+  rows = [row("z", 5, 1, "new"), row("s", 5, 1, "stream"),
+          row("m", 5, 1, "mcts"), row("v2", 5, 20), row("v1", 5, 10),
           row("r", 5, 90, "tot_random"), row("g", 5, 99, "greedy")]
   assert [r["name"] for r in curves.ordered(rows)] == [
-      "g", "r", "v1", "v2", "z"]
+      "g", "r", "v1", "v2", "m", "s", "z"]
 
 
 def test_best_within_a_budget():
@@ -125,6 +126,15 @@ def test_best_within_a_budget():
   assert curves.best_within(rows, 99)["name"] == "c"  # As good, and cheaper.
   assert curves.best_within(rows, 100)["name"] == "a"
   assert curves.best_within(rows, 1e7, cost="flops") is None
+
+
+def test_frontier_holds_what_no_cheaper_row_equals():
+  rows = [row("d", 5, 90), row("c", 4, 50), row("b", 3, 50), row("a", 4, 70),
+          row("e", 5, 100), row("f", 1, 60)]
+  assert [r["name"] for r in curves.frontier(rows)] == ["c", "d"]
+  assert [r["name"] for r in curves.frontier(rows, cost="flops")] == ["c", "d"]
+  with pytest.raises(UserError, match="dollars"):
+    curves.frontier(rows, cost="dollars")
 
 
 def test_table():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import fabricated
+from lm.evals import curves
 from lm.evals import plots
 from lm.types import UserError
 from matplotlib import image
@@ -30,16 +31,117 @@ def test_thinking_shows_every_method_and_its_interval():
     assert ax.get_ylim()[0] == 0
 
 
+def labels_of(figure, ax):
+  """The boxes, in pixels, of the accuracies that are written in an axes."""
+  figure.draw_without_rendering()
+  return [t.get_window_extent() for t in ax.texts]
+
+
+def test_labels_of_equal_points_do_not_overlap():
+  # Six families that end in the same place, at the right end of the axes.
+  names = list(plots.FAMILIES)[:6]
+  methods = [dict(m, family=name, accuracy=a, interval=[a - 0.03, a + 0.03])
+             for name, a in zip(names, (0.94, 0.95, 0.95, 0.96, 0.94, 0.99))
+             for m in fabricated.methods()[:1]]
+  figure = plots.thinking(methods, costs=("generated_tokens", "flops"))
+  for ax in figure.axes:
+    boxes = labels_of(figure, ax)
+    assert len(boxes) == 6
+    for i, a in enumerate(boxes):
+      assert ax.bbox.x0 <= a.x0 and a.x1 <= ax.bbox.x1
+      assert ax.bbox.y0 <= a.y0 and a.y1 <= ax.bbox.y1
+      assert not any(a.overlaps(b) for b in boxes[:i])
+  assert not plots.thinking(methods, labels=False).axes[0].texts
+
+
+def test_a_label_stands_beside_its_point_and_off_the_lines():
+  rising = [dict(fabricated.methods()[0], accuracy=a, generated_tokens=t,
+                 interval=[a - 0.1, a + 0.1])
+            for a, t in ((0.2, 10), (0.5, 100))]
+  figure = plots.thinking(rising)
+  ax, = figure.axes
+  (box,) = labels_of(figure, ax)
+  x, y = ax.transData.transform((100, 0.5))
+  near = 40 * figure.dpi / 72
+  assert abs(box.x0 - x) < near and abs(box.y0 - y) < near
+  assert not box.contains(x, y)
+  assert box.x1 < x or box.x0 > x  # Not on the interval.
+
+
+def sizes():
+  """Two sizes: 20 and 50 % on the frontier of the small, 10 % below it."""
+  def row(parameters, family, solved, flops):
+    return {"name": family, "family": family, "parameters": parameters,
+            "accuracy": solved, "interval": [solved - 0.05, solved + 0.05],
+            "flops": flops, "generated_tokens": flops / parameters / 2,
+            "seconds": 1.0}
+  return [row(1e6, "greedy", 0.2, 1e8), row(1e6, "mcts", 0.1, 2e8),
+          row(1e6, "mcts", 0.5, 4e8), row(4.2e6, "greedy", 0.4, 4e8)]
+
+
+def test_frontier_joins_the_best_of_each_size():
+  figure = plots.frontier(sizes())
+  ax, = figure.axes
+  assert ax.get_xscale() == "log"
+  lines = [line.get_xydata().tolist() for line in ax.lines
+           if line.get_linestyle() == "-"]
+  assert lines == [[[1e8, 0.2], [4e8, 0.5]], [[4e8, 0.4]]]
+  points = {}
+  for container in ax.containers:  # One for each row.
+    line, _, (segments,) = container
+    (x, y), = line.get_xydata()
+    points[x, y] = (line.get_color(), line.get_marker(), line.get_alpha())
+    (low, high), = [s[:, 1] for s in segments.get_segments()]
+    assert (low, high) == pytest.approx((y - 0.05, y + 0.05))
+  colour, marker, alpha = points[2e8, 0.1]
+  assert marker == plots.FAMILIES["mcts"][1] and alpha < 1
+  assert points[1e8, 0.2] == (colour, plots.FAMILIES["greedy"][1], 1.0)
+  assert points[4e8, 0.4][0] != colour
+  families, parameters = (
+      [t.get_text() for t in legend.get_texts()] for legend in figure.legends)
+  assert families == ["greedy", "Monte-Carlo tree search"]
+  assert parameters == ["4.2M", "1M"]
+  with pytest.raises(UserError, match="no method"):
+    plots.frontier([])
+
+
+def test_reliability_draws_the_bins_and_writes_the_error():
+  # Bins of a half: 0.1 and 0.3 against 1 of 2; 0.9 against 1 of 2.
+  predicted, labels = [0.1, 0.3, 0.9, 0.9], [0, 1, 1, 0]
+  figure = plots.reliability(predicted, labels, bins=2)
+  ax, below = figure.axes
+  line, _, (segments,) = ax.containers[0]
+  np.testing.assert_allclose(line.get_xydata(), [[0.2, 0.5], [0.9, 0.5]])
+  for segment in segments.get_segments():
+    assert tuple(segment[:, 1]) == pytest.approx(curves.wilson(1, 2))
+  assert [p.get_height() for p in below.patches] == [2, 2]
+  assert [t.get_text() for t in below.texts] == ["2", "2"]
+  # (2 x 0.3 + 2 x 0.4) / 4.
+  assert ax.get_title(loc="left").endswith("(ECE) 0.350")
+  (said,) = ax.texts
+  assert "4 predictions, 50% came true" in said.get_text()
+  plots.png(figure, dpi=50)
+
+
+@pytest.mark.parametrize("predicted, labels, words", [
+    ([], [], "at least one"), ([0.5], [1, 0], "of both"),
+    ([1.5], [1], "not logits"), ([float("nan")], [1], "not logits")])
+def test_reliability_refuses(predicted, labels, words):
+  with pytest.raises(UserError, match=words):
+    plots.reliability(predicted, labels)
+
+
 def test_families_differ_without_colour():
   looks = list(plots.FAMILIES.values())
   assert len({marker for _, marker, _ in looks}) == len(looks)
   assert len({colour for colour, _, _ in looks}) == len(looks)
+  assert set(plots.FAMILIES) == set(curves.FAMILIES)
 
 
 def test_an_unknown_family_is_drawn_too():
-  methods = [dict(m, family="mcts") for m in fabricated.methods()[:2]]
+  methods = [dict(m, family="new") for m in fabricated.methods()[:2]]
   figure = plots.thinking(methods)
-  assert [t.get_text() for t in figure.legends[0].get_texts()] == ["mcts"]
+  assert [t.get_text() for t in figure.legends[0].get_texts()] == ["new"]
 
 
 @pytest.mark.parametrize("methods, costs, words", [

@@ -3,16 +3,13 @@
 import json
 
 import house
-from lm import model
 from lm import search
-from lm import train
 from lm.data import corpus
 from lm.data import vocab as vocab_lib
 from lm.data.problems import game24
 from lm.launch import main as launch_main
-import jax
-import optax
 import pytest
+from tests.experiments import untrained as untrained_lib
 
 from experiments.attempts import run as attempts
 
@@ -32,18 +29,8 @@ def test_chains_are_the_paths_to_every_end():
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
   """A checkpoint over bytes that has learnt nothing."""
-  folder = tmp_path_factory.mktemp("value")
-  vocab = vocab_lib.ByteVocab()
-  vocab.save(folder / "vocab.json")
-  config = model.size("test", vocab_size=vocab.size, max_length=512,
-                      scalar_head=True)
-  state = train.init_state(model.LanguageModel(config), optax.sgd(0.1),
-                           jax.random.key(0))
-  train.Checkpointer(
-      folder, vocab_file=folder / "vocab.json",
-      description={"model": config.to_dict(), "vocab": {"hash": vocab.hash}},
-  ).save(1, state, wait=True)
-  return folder
+  return untrained_lib.save(
+      tmp_path_factory.mktemp("value"), vocab_lib.ByteVocab())
 
 
 def play(workdir, init, *more):

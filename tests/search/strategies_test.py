@@ -1,22 +1,19 @@
 """Strategies on a scripted writer: what they find, keep, drop and count."""
 
 import jax
+from lm import search
+from lm.search import strategies
+from lm.types import UserError
 import numpy as np
 import pytest
+from tests.search.scripted import Maze, Script, go, total
 
-from lm import search
-from lm.data import vocab as vocab_lib
-from lm.search import evaluate
-from lm.types import UserError
-from tests.search import scripted
-from tests.search.scripted import Maze
-
-VOCAB = vocab_lib.ByteVocab()
+MAZE = (Maze(),)
 KEY = jax.random.key(0)
 
 
-def go(name, log_prob, value):
-  return (f"go {name}\n", log_prob, value)
+def solve(strategy, script, problems=MAZE, key=KEY, **how):
+  return search.solve(strategy, script, problems, key, **how)
 
 
 def maze(name="maze"):
@@ -47,32 +44,31 @@ def writer(*names):
     t, a = maze(name)
     thoughts.update(t)
     answers.update(a)
-  return scripted.Script(thoughts, answers, VOCAB)
-
-
-def total(script):
-  return sum(map(len, script.written))
+  return Script(thoughts, answers)
 
 
 @pytest.mark.parametrize("b", [1, 2, 3])
 def test_beam_finds_the_planted_path(b):
   script = writer()
-  (result,) = search.tree_of_thoughts(b, 3)(script, [Maze()], KEY)
+  (result,) = solve(search.tree_of_thoughts(b, 3), script)
   assert result.answer == "treasure"
   assert result.text == "go b\ngo y\nout treasure"
   assert [result.nodes[i].text for i in result.path] == ["go b\n", "go y\n"]
   assert result.cost.generated_tokens == total(script)
   # Three thoughts from the start, three from each kept one, one answer.
-  assert [c[0] for c in script.calls] == [3, 3 * b, 1]
+  assert script.calls == [("grow", 3), ("grow", 3 * b), ("greedy", 1)]
 
 
 def test_beam_of_log_probs_is_led_astray():
-  (result,) = search.tree_of_thoughts(1, 3, evaluate="log_prob")(
-      writer(), [Maze()], KEY)
+  (result,) = solve(search.tree_of_thoughts(1, 3), writer(),
+                    evaluate="log_prob")
   assert result.text == "go a\ngo dead\nout wall"
   # Paths add up: from b at -3 everything is worse than from a at -0.1.
   scores = [n.log_prob for n in result.nodes]
-  np.testing.assert_allclose(scores, [-.1, -3., -1., -.6, -.3, -2.1])
+  np.testing.assert_allclose(
+      scores, [-.1, -3., -1., -.6, -.3, -2.1], rtol=1e-6)
+  np.testing.assert_allclose(
+      [n.prior for n in result.nodes], [-.1, -3., -1., -.5, -.2, -2.])
 
 
 def test_too_narrow_a_beam_misses_a_late_treasure():
@@ -83,8 +79,8 @@ def test_too_narrow_a_beam_misses_a_late_treasure():
   answers["maze:go c\ngo z\n"] = [("out jewel", 0.0, 0.0)]
   found = {}
   for b in (1, 2):
-    script = scripted.Script(thoughts, answers, VOCAB)
-    (found[b],) = search.tree_of_thoughts(b, 3)(script, [Maze()], KEY)
+    script = Script(thoughts, answers)
+    (found[b],) = solve(search.tree_of_thoughts(b, 3), script)
   assert found[1].answer == "treasure" and found[2].answer == "jewel"
 
 
@@ -93,15 +89,13 @@ def test_greedy_writer_and_beam_of_one_agree():
   to choose."""
   thoughts, answers = maze()
   likeliest = {k: [max(v, key=lambda c: c[1])] for k, v in thoughts.items()}
-  script = scripted.Script(likeliest, answers, VOCAB)
-  (beam,) = search.tree_of_thoughts(1, 1, evaluate="random")(
-      script, [Maze()], KEY)
-  plain = scripted.Script(
-      {}, {"maze:": [("go a\ngo dead\nout wall", 0.0, 0.0),
-                     ("out lucky", -4.0, 0.0)]}, VOCAB)
-  (greedy,) = search.greedy()(plain, [Maze()], KEY)
+  script = Script(likeliest, answers)
+  (beam,) = solve(search.tree_of_thoughts(1, 1), script, evaluate="random")
+  plain = Script({}, {"maze:": [("go a\ngo dead\nout wall", 0.0, 0.0),
+                                ("out lucky", -4.0, 0.0)]})
+  (greedy,) = solve(search.greedy(), plain)
   assert beam.text == greedy.text and beam.answer == greedy.answer == "wall"
-  assert plain.calls == [(1, True, False)]
+  assert plain.calls == [("greedy", 1)]
   assert beam.cost.generated_tokens == greedy.cost.generated_tokens
 
 
@@ -109,22 +103,32 @@ def test_equal_states_merge_and_the_better_one_stays():
   thoughts, answers = maze()
   thoughts["maze:"] = [go("a", -1.0, 1.0), go("a", -2.0, 3.0),
                        go("b", -1.0, 2.0), go("a", -1.0, 3.5)]
-  script = scripted.Script(thoughts, answers, VOCAB)
-  (result,) = search.tree_of_thoughts(2, (4, 1))(script, [Maze()], KEY)
+  script = Script(thoughts, answers)
+  (result,) = solve(search.tree_of_thoughts(2, (4, 1)), script)
   first = [n for n in result.nodes if n.depth == 1]
   assert [n.status for n in first] == ["merged", "merged", "kept", "kept"]
-  assert script.calls[1][0] == 2  # Not three times a.
+  assert script.calls[1] == ("grow", 2)  # Not three times a.
   assert result.cost.generated_tokens == total(script)
-  apart = search.Beam(3, (4, 1), evaluate.value_head, merge=False)
-  (result,) = apart(
-      scripted.Script(thoughts, answers, VOCAB), [Maze()], KEY)
+  apart = search.Beam(3, (4, 1), merge=False)
+  (result,) = solve(apart, Script(thoughts, answers))
   assert [n.status for n in result.nodes[:4]] == [
       "pruned", "kept", "kept", "kept"]
 
 
+def test_a_state_that_comes_again_deeper_is_another_one():
+  """Back at a with one thought less to go: it has to be looked at again."""
+  thoughts = {"maze:": [go("a", value=2.0), go("b", value=3.0)],
+              "maze:go b\n": [go("a", value=1.0)]}
+  answers = {"maze:go b\ngo a\n": [("out late", 0.0, 0.0)]}
+  (result,) = solve(
+      search.tree_of_thoughts(1, (2, 1)), Script(thoughts, answers))
+  assert [n.status for n in result.nodes] == ["pruned", "kept", "kept"]
+  assert result.answer == "late"
+
+
 def test_unreadable_thoughts_are_dropped_but_paid_for():
   script = writer()
-  (result,) = search.tree_of_thoughts(3, 3)(script, [Maze()], KEY)
+  (result,) = solve(search.tree_of_thoughts(3, 3), script)
   second = [n for n in result.nodes if n.depth == 2]
   gibberish = [n for n in second if n.text == "gibberish\n"]
   # Their value of 9 is the highest of all, and does not help them.
@@ -132,48 +136,70 @@ def test_unreadable_thoughts_are_dropped_but_paid_for():
   assert len(gibberish) == 3 and all(n.state is None for n in gibberish)
   spent = sum(len(n.text) for n in result.nodes) + len("out treasure")
   assert result.cost.generated_tokens == spent == total(script)
-  assert result.cost.flops > 10.0 * spent  # The prompt was read too.
-  assert result.cost.forward_tokens == spent + len("maze") + 2
+  assert result.cost.forward_tokens == spent + len("maze") + 2  # The prompt.
+  assert result.cost.flops == 10.0 * result.cost.forward_tokens
 
 
-def test_when_nothing_is_readable_there_is_one_empty_answer():
-  script = scripted.Script(
-      {"maze:": [("hm\n", -1.0, 5.0)], "other:": [go("a", -1.0, 0.0)],
-       "other:go a\n": [go("m", -1.0, 0.0)]},
-      {"other:go a\ngo m\n": [("out there", 0.0, 0.0)]}, VOCAB)
-  lost, found = search.tree_of_thoughts(2, 2)(
-      script, [Maze(), Maze("other")], KEY)
-  assert (lost.answer, lost.path) == (None, [])
-  assert lost.cost.generated_tokens == 2 * len("hm\n")
+def test_when_nothing_is_readable_the_prompt_is_answered():
+  script = Script(
+      {"maze:": [("hm\n", -1.0, 5.0)], "other:": [go("a")],
+       "other:go a\n": [go("m")]},
+      {"other:go a\ngo m\n": [("out there", 0.0, 0.0)],
+       "maze:": [("out luckily", -2.0, 0.0), ("out at once", -1.0, 0.0)]})
+  lost, found = solve(
+      search.tree_of_thoughts(2, 2), script, [Maze(), Maze("other")])
+  assert (lost.answer, lost.text, lost.path) == ("at", "out at once", [])
+  assert {n.status for n in lost.nodes} == {"unreadable"}
+  assert lost.cost.generated_tokens == len("hm\nhm\nout at once")
   assert found.answer == "there"
 
 
-def strategies():
-  return [search.greedy(), search.best_of_n(3), search.self_consistency(4),
-          search.Samples(2, choose="log_prob"),
-          search.tree_of_thoughts(2, 2), search.tree_of_thoughts(1, (3, 2)),
-          search.tree_of_thoughts(2, 3, evaluate="random"),
-          search.tree_of_thoughts(2, 3, evaluate="log_prob")]
+STRATEGIES = {
+    "greedy": search.greedy(), "best of 3": search.best_of_n(3),
+    "vote of 4": search.self_consistency(4),
+    "log-prob of 2": search.Samples(2, choose="log_prob"),
+    "token beam": search.token_beam(3),
+    "stream": search.Samples(greedy=True, prefix="", max_tokens=50),
+    "beam": search.tree_of_thoughts(2, 2),
+    "narrow beam": search.tree_of_thoughts(1, (3, 2)),
+    "depth first": search.depth_first(3, accept=1.0, expansions=4),
+    "best first": search.best_first((3, 2), width=2, expansions=3),
+    "mcts": search.mcts(2, simulations=7),
+}
 
 
-@pytest.mark.parametrize(
-    "strategy", strategies(), ids=lambda s: type(s).__name__)
-def test_one_answer_per_problem_and_every_token_counted(strategy):
+@pytest.mark.parametrize("evaluate", ["value", "random", "log_prob"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_answer_per_problem_and_every_token_counted(name, evaluate):
   names = ("maze", "labyrinth", "warren")
   script = writer(*names)
-  results = strategy(script, [Maze(n) for n in names], KEY)
+  results = solve(STRATEGIES[name], script, [Maze(n) for n in names],
+                  evaluate=evaluate)
   assert len(results) == 3
-  assert all(r.answer is None or isinstance(r.answer, str) for r in results)
-  assert (sum(r.cost.generated_tokens for r in results) == total(script))
-  for result in results:
+  assert sum(r.cost.generated_tokens for r in results) == total(script)
+  for result, problem in zip(results, names):
     spent = result.to_dict()["cost"]
-    assert spent["forward_tokens"] > spent["generated_tokens"] > 0
-  # The same problem under another name, beside others: the same answer.
-  alone = strategy(writer("maze"), [Maze()], KEY)
-  if "random" not in str(strategy):
-    assert alone[0].text == results[0].text
-    assert (alone[0].cost.generated_tokens
+    assert (spent["forward_tokens"] - spent["generated_tokens"]
+            == len(problem) + 2)
+    assert spent["flops"] == 10.0 * spent["forward_tokens"]
+    whole = "".join(result.nodes[i].text for i in result.path)
+    assert result.text.startswith(whole)
+    assert result.answer == Maze().read_answer(result.text[len(whole):])
+  if evaluate != "random":
+    # The same problem beside others, and elsewhere among them: the same answer.
+    others = ("warren", "flat", "maze")
+    script.thoughts["flat:"] = [go("x", value=1.0), go("y", value=2.0)]
+    script.answers |= dict.fromkeys(
+        ["flat:", "flat:go x\n", "flat:go y\n"], [("out early", 0.0, 0.0)])
+    again = solve(
+        STRATEGIES[name], script,
+        [Maze(n, num_thoughts=1 + (n != "flat")) for n in others],
+        evaluate=evaluate)
+    assert again[2].text == results[0].text
+    assert (again[2].cost.generated_tokens
             == results[0].cost.generated_tokens)
+    assert [n.score for n in again[2].nodes] == [
+        n.score for n in results[0].nodes]
 
 
 def test_problems_of_different_depth_are_searched_together():
@@ -181,33 +207,34 @@ def test_problems_of_different_depth_are_searched_together():
   thoughts, answers = maze()
   thoughts["flat:"] = [go("q", -1.0, 0.0), go("p", -1.0, 1.0)]
   answers["flat:go p\n"] = [("out early", 0.0, 0.0)]
-  deep, flat = search.tree_of_thoughts(2, 3)(
-      scripted.Script(thoughts, answers, VOCAB),
-      [Maze(), Maze("flat", num_thoughts=1)], KEY)
-  assert (deep.answer, flat.answer) == ("treasure", "early")
-  assert flat.text == "go p\nout early"
+  for strategy in (search.tree_of_thoughts(2, 3), search.depth_first(3),
+                   search.best_first(3), search.mcts(3, simulations=12)):
+    deep, flat = solve(strategy, Script(thoughts, answers),
+                       [Maze(), Maze("flat", num_thoughts=1)])
+    assert (deep.answer, flat.answer) == ("treasure", "early")
+    assert flat.text == "go p\nout early"
 
 
-def test_plain_sampling_chooses_as_it_says():
-  choose = {
-      "vote": "wrong",  # Two of three.
-      "log_prob": "wrong", "first": "wrong"}
-  for how, want in choose.items():
-    (result,) = search.Samples(4, choose=how)(writer(), [Maze()], KEY)
-    assert result.answer == want, how
-    assert result.text == f"out {want}"
+@pytest.mark.parametrize("choose, want", [
+    ("vote", "wrong"), ("log_prob", "lucky"), ("first", "crazy")])
+def test_plain_sampling_chooses_as_it_says(choose, want):
+  answers = {"maze:": [
+      ("out crazy", -3.0, 9.0), ("nothing", -0.1, 9.0),
+      ("out lucky", -0.3, -1.0), ("out wrong", -2.0, -1.0),
+      ("out wrong", -2.0, -1.0)]}
+  (result,) = solve(search.Samples(5, choose=choose), Script({}, answers))
+  assert (result.answer, result.text) == (want, f"out {want}")
   assert search.self_consistency(5) == search.Samples(5, choose="vote")
 
 
 def test_random_values_follow_the_key():
-  beam = search.tree_of_thoughts(1, 3, evaluate="random")
-  runs = [[n.score for n in beam(writer(), [Maze()], jax.random.key(k))[0]
-           .nodes] for k in (0, 0, 1)]
+  run = lambda seed: solve(
+      search.tree_of_thoughts(1, 3), writer(), key=jax.random.key(seed),
+      evaluate="random")[0]
+  runs = [[n.score for n in run(seed).nodes] for seed in (0, 0, 1)]
   assert runs[0] == runs[1] and runs[0] != runs[2]
   # They do not look at what they score.
-  found = {beam(writer(), [Maze()], jax.random.key(k))[0].answer
-           for k in range(12)}
-  assert len(found) > 1
+  assert len({run(seed).answer for seed in range(12)}) > 1
 
 
 def test_a_chain_is_worth_its_weakest_line():
@@ -217,12 +244,11 @@ def test_a_chain_is_worth_its_weakest_line():
               "maze:go b\n": [go("y", -1.0, 3.0)]}
   answers = {"maze:go a\ngo x\n": [("out slipped", 0.0, 8.0)],
              "maze:go b\ngo y\n": [("out sound", 0.0, 2.0)]}
-  run = lambda strategy: strategy(
-      scripted.Script(thoughts, answers, VOCAB), [Maze()], KEY)[0]
-  for make in (search.best_of_n, lambda n, **kw: search.tree_of_thoughts(
-      2, (n, 1), **kw)):
-    assert run(make(2)).answer == "sound"
-    assert run(make(2, evaluate="last_value")).answer == "slipped"
+  run = lambda strategy, **how: solve(
+      strategy, Script(thoughts, answers), **how)[0]
+  for strategy in search.best_of_n(2), search.tree_of_thoughts(2, (2, 1)):
+    assert run(strategy).answer == "sound"
+    assert run(strategy, evaluate="last_value").answer == "slipped"
   assert [n.weakest for n in run(search.best_of_n(2)).nodes] == [-2, 1, 1, -2]
 
 
@@ -234,10 +260,26 @@ def test_best_of_n_samples_apart_and_reads_every_answer():
               "maze:go b\n": [go("y", -1.0, 1.0)]}
   answers = {"maze:go a\ngo x\n": [("no idea", 0.0, 9.0),],
              "maze:go b\ngo y\n": [("out late", 0.0, -1.0)]}
-  script = scripted.Script(thoughts, answers, VOCAB)
-  (result,) = search.best_of_n(3)(script, [Maze()], KEY)
-  assert [c[0] for c in script.calls] == [3, 3, 3]
+  script = Script(thoughts, answers)
+  (result,) = solve(search.best_of_n(3), script)
+  assert script.calls == [("grow", 3), ("grow", 3), ("greedy", 3)]
   assert result.answer == "late"  # What cannot be read is no answer.
+  assert {n.status for n in result.nodes} == {"kept"}
+  ends = [(result.nodes[e.leaf].state, e.text, e.answer) for e in result.ends]
+  assert sorted(ends, key=str) == [
+      ("x", "no idea", None), ("x", "no idea", None), ("y", "out late", "late")]
+  assert result.cost.generated_tokens == total(script)
+
+
+def test_the_whole_tree_is_written_to_all_its_answers():
+  script = writer()
+  (result,) = solve(strategies.whole_tree((3, 2)), script)
+  assert script.calls == [("grow", 3), ("grow", 6), ("greedy", 6)]
+  path = lambda e: "".join(
+      result.nodes[i].state for i in search.path_to(result.nodes, e.leaf))
+  assert {path(e): e.answer for e in result.ends} == {
+      "am": "wrong", "by": "treasure", "cn": "wrong", "adead": "wall",
+      "bdead": "wall", "cdead": "wall"}
   assert {n.status for n in result.nodes} == {"kept"}
   assert result.cost.generated_tokens == total(script)
 
@@ -246,7 +288,12 @@ def test_best_of_n_samples_apart_and_reads_every_answer():
     lambda: search.tree_of_thoughts(0, 3),
     lambda: search.tree_of_thoughts(1, 0),
     lambda: search.tree_of_thoughts(1, ()), lambda: search.best_of_n(0),
-    lambda: search.tree_of_thoughts(1, 1, evaluate="oracle"),
+    lambda: search.self_consistency(0), lambda: search.token_beam(0),
+    lambda: search.revision(0), lambda: search.revision(2, choose="best"),
+    lambda: search.depth_first(2, prune=1.5),
+    lambda: search.best_first(2, accept=-0.1),
+    lambda: search.best_first(2, width=0), lambda: search.mcts(0),
+    lambda: search.mcts(2, simulations=0), lambda: search.mcts(2, c=-1.0),
     lambda: search.Samples(2, choose="best")])
 def test_impossible_strategies_are_refused(make):
   with pytest.raises(UserError):

@@ -1,0 +1,13 @@
+"""One thought kept at each depth, not five.
+
+    lm ablate configs/ablations/search --seeds 3
+"""
+
+from configs.ablations.search import base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = base.get_config()
+  c.methods.tot.b = 1
+  return c

@@ -1,0 +1,49 @@
+"""Game of 24 from zero demonstrations, by expert iteration.
+
+    python -m experiments.selfplay.run --config=configs/selfplay/game24.py
+        --workdir=runs/selfplay/game24/0
+
+Wall time and result: see experiments/selfplay/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.seed = 0
+  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+  c.task = "game24"
+  c.dials = dict()
+  c.model = dict(d_model=128, num_layers=4, num_heads=2, num_kv_heads=2,
+                 head_dim=64, d_mlp=352, max_length=256, tied=True,
+                 qk_norm=True)
+  c.rounds = 12
+  c.formats = dict(count=60_000, steps=250)  # Blind plays.
+  # How training problems are played, and who judges where pruning does.
+  c.play = dict(kind="whole_tree", k=(16, 2, 1))
+  c.labels = "any"  # Of lines: 'outcome', 'mean' or 'any'.
+  c.targets = "solutions"  # What the policy imitates: or 'visits' of MCTS.
+  c.start = "last"  # Each round trains on; 'formats': from the beginning.
+  c.rationalize = False  # Hints for what was not solved.
+  c.hindsight = True  # Failures also answer what they made instead.
+  c.pool = 1200  # Training problems there are.
+  c.per_round = 600  # Problems played in a round.
+  c.most = 8  # Solutions of a problem to learn from.
+  c.recent = 2  # Rounds whose failures are learnt from.
+  c.failures = 3  # For each solution.
+  c.epochs = 2.0  # Over a round's lessons.
+  c.temperature = 1.0
+  c.min_p = 0.0
+  c.line_tokens = 16
+  c.answer_tokens = 64
+  c.batch = 50  # Problems at a time.
+  c.training = dict(
+      steps=120, batch=64, length=128, microbatches=1, compiler_options="",
+      optimizer=dict(
+          name="muon", learning_rate=2e-3, schedule="cosine", warmup=10,
+          end=0.1, weight_decay=0.05, clip=1.0, dtype="bfloat16"),
+      log_every=20, evaluate=dict(every=0),
+      checkpoint=dict(every=100, keep_last=1, keep_best=0))
+  c.evaluate = dict(split="validation", problems=22, b=5, k=(24, 4, 2))
+  return c

@@ -1,0 +1,29 @@
+"""Game of 24 by imitation of an exact solver, as long as `game24` trains.
+
+    python -m experiments.value.run --config=configs/selfplay/imitation.py
+        --workdir=runs/selfplay/imitation/0
+
+The same model and optimizer; solutions and labels are a solver's. Set `steps`
+to what the self-play took (`steps` of its curve.json, summed over rounds).
+"""
+
+from configs.selfplay import game24
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  other = game24.get_config()
+  c = ConfigDict()
+  c.seed, c.mesh, c.model = other.seed, other.mesh, other.model
+  for name in ("batch", "length", "microbatches", "compiler_options",
+               "optimizer", "log_every"):
+    c[name] = other.training[name]
+  c.steps = 1000
+  c.z_loss = 0.0
+  c.value_weight = 1.0
+  c.data = dict(folder="", sources=dict(game24=dict(
+      kind="problems", task="game24", what="values", rate=1.0, count=100_000,
+      seed=0, holdout=0.02, sound=0.3)))
+  c.evaluate = dict(every=500, batches=8)
+  c.checkpoint = dict(every=250, keep_last=2, keep_best=0)
+  return c

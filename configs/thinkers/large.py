@@ -1,0 +1,44 @@
+"""A thinker of 0.9M parameters: policy and value of four tasks, from nothing.
+
+    python -m experiments.value.run --config=configs/thinkers/large.py
+        --workdir=runs/thinkers/large/0
+
+`make thinkers` trains all sizes and seeds and draws the curves; wall time and
+results: see experiments/search/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.seed = 0
+  c.model = dict(d_model=128, num_layers=4, num_heads=2, num_kv_heads=2,
+                 head_dim=64, d_mlp=352, max_length=512, tied=True,
+                 qk_norm=True)
+  c.steps = 700
+  c.batch = 64
+  c.length = 128
+  c.microbatches = 1
+  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+  c.compiler_options = ""  # Of the TPU compiler: "NAME=VALUE NAME=VALUE".
+  c.z_loss = 0.0
+  c.value_weight = 1.0
+  rows = lambda task, rate, what="values", count=60_000, **more: dict(
+      kind="problems", task=task, what=what, rate=rate, count=count, seed=0,
+      holdout=0.02, **more)
+  c.data = dict(folder="runs/thinkers/data", sources=dict(
+      facts=rows("countdown", 0.3, "facts", 60_000),
+      countdown=rows("countdown", 0.3, count=150_000, sound=0.1),
+      game24=rows("game24", 0.12, sound=0.3),
+      words=rows("words", 0.08), star_graph=rows("star_graph", 0.08),
+      streams=rows("countdown", 0.05, "streams", 30_000),
+      revisions=rows("countdown", 0.04, "revisions", 30_000),
+      verdicts=rows("countdown", 0.04, "verdicts", 30_000)))
+  c.optimizer = dict(
+      name="muon", learning_rate=5e-3, schedule="cosine", warmup=20, end=0.05,
+      weight_decay=0.05, clip=1.0, dtype="bfloat16")
+  c.log_every = 20
+  c.evaluate = dict(every=350, batches=8)
+  c.checkpoint = dict(every=250, keep_last=2, keep_best=0)
+  return c

@@ -1,0 +1,170 @@
+"""From what a search wrote to what the next round learns.
+
+An attempt is `{"prompt", "lines", "right"}`: all lines up to an answer, and
+what the exact grader says of it. Nothing else tells right from wrong here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from lm import search
+from lm.data.problems import task as task_lib
+from lm.types import UserError
+
+HINT = "Hint {}: {}"
+
+
+def formats(task, seed: int, count: int, *, hints: bool = False,
+            hindsight: bool = False) -> Iterator[dict]:
+  """Blind plays of training problems, as rows: the form, and no skill.
+
+  The few that happen to be right are left out, so nothing is demonstrated. With
+  `hints` half of them are asked with the answer that they give, right or
+  not, so that a hint means something; with `hindsight` all are asked for what
+  they made.
+  """
+  rng = np.random.default_rng((61, seed))
+  made = solved = 0
+  while made < count:
+    problem = task.draw(rng)
+    lines = task_lib.play(problem, rng)
+    if task_lib.outcome(problem, lines):
+      solved += 1
+      if solved > 100 + 20 * made:
+        raise UserError(f"{task.name}: nearly every blind play is right, so"
+                        " there is nothing to find: turn a dial up")
+      continue
+    prompt = problem.prompt()
+    if hindsight:
+      found = problem.hindsight(lines)
+      if found is None:
+        continue
+      prompt, lines = asked(problem, found[0]), found[1]
+    if hints and rng.random() < 0.5:
+      prompt = HINT.format(problem.read_answer(lines[-1]), prompt)
+    yield {"messages": [{"role": "user", "content": prompt},
+                        {"role": "assistant", "content": "".join(lines)}]}
+    made += 1
+
+
+def asked(problem, target: int) -> str:
+  """The prompt that asks for another target."""
+  return dataclasses.replace(problem, target=target).prompt()
+
+
+def hindsight(problems: Mapping[str, Any], failed: Sequence[dict], *,
+              count: int, rng: np.random.Generator) -> list[dict]:
+  """Failures as answers to what they made instead (1707.01495, section 3.2).
+
+  Each is a row to imitate under the prompt that asks for it, and a row that
+  fails under a prompt that asks for what another one made.
+
+  Args:
+    problems: by prompt.
+    failed: attempts.
+    count: of them, drawn.
+    rng: of the draw.
+  """
+  made = []
+  for i in rng.permutation(len(failed)):
+    problem = problems[failed[i]["prompt"]]
+    found = problem.hindsight(failed[i]["lines"])
+    if found and len(made) < count:
+      made.append((problem, *found))
+  rows = []
+  for problem, target, lines in made:
+    other = made[rng.integers(len(made))][1]
+    rows.append({"prompt": asked(problem, target), "lines": lines,
+                 "labels": [1.0] * len(lines), "done": True})
+    if other != target:
+      wrong = lines[-1].rpartition(" = ")[0] + f" = {other}"
+      unknown = [None] * (len(lines) - 2)
+      rows.append({"prompt": asked(problem, other),
+                   "lines": [*lines[:-1], wrong], "imitate": 0.0,
+                   "labels": [*unknown, 0.0, 0.0], "done": True})
+  return rows
+
+
+def attempts(problem: search.Problem, result: search.Result) -> list[dict]:
+  """The distinct attempts of one search, graded."""
+  found: dict[tuple[str, ...], bool] = {}
+  for end in result.ends:
+    path = search.path_to(result.nodes, end.leaf)
+    text = "".join(result.nodes[i].text for i in path) + end.text
+    lines = tuple(text.splitlines(keepends=True))
+    if lines:
+      found[lines] = problem.grade(end.answer)
+  return [{"prompt": problem.prompt(), "lines": list(lines), "right": right}
+          for lines, right in found.items()]
+
+
+def visits(problem: search.Problem, result: search.Result) -> list[dict]:
+  """Each visited thought with its share of its siblings' visits.
+
+  The policy target of AlphaZero (1712.01815): rows to imitate the last line.
+  """
+  total: dict[int | None, int] = {}
+  for node in result.nodes:
+    total[node.parent] = total.get(node.parent, 0) + node.visits
+  rows = []
+  for i, node in enumerate(result.nodes):
+    if node.visits:
+      lines = [result.nodes[j].text for j in search.path_to(result.nodes, i)]
+      rows.append({
+          "prompt": problem.prompt(), "lines": lines,
+          "labels": [None] * len(lines), "done": False,
+          "imitate": [0.0] * (len(lines) - 1) + [
+              node.visits / total[node.parent]]})
+  return rows
+
+
+def labels(every: Iterable[dict], how: str) -> dict[tuple, float]:
+  """What a line that was reached is worth, by prompt and lines so far.
+
+  'mean' is the share of right answers among all attempts that begin so, 'any'
+  whether there was one (the soft and hard estimates of 2312.08935, section
+  3.2).
+  """
+  tried: dict[tuple, list[bool]] = {}
+  for a in every:
+    for n in range(1, len(a["lines"]) + 1):
+      tried.setdefault((a["prompt"], *a["lines"][:n]), []).append(a["right"])
+  return {k: float(any(v) if how == "any" else np.mean(v))
+          for k, v in tried.items()}
+
+
+def lessons(every: Sequence[dict], recent: Sequence[dict], *, how: str,
+            most: int, failures: int, rng: np.random.Generator,
+            imitate: bool = True) -> tuple[list[dict], list[dict]]:
+  """(rows to imitate, rows that failed) of the attempts so far.
+
+  Args:
+    every: all attempts, without repetition.
+    recent: those of which failures are taken.
+    how: 'outcome' labels every line of an attempt with its own result; 'mean'
+      and 'any' with those of all attempts that begin alike.
+    most: successes of one problem, drawn anew each round.
+    failures: of them, for each success.
+    rng: of the draws.
+    imitate: whether successes are imitated, or teach the value only.
+  """
+  worth = {} if how == "outcome" else labels(every, how)
+
+  def row(attempt: dict) -> dict[str, Any]:
+    lines, right = attempt["lines"], attempt["right"]
+    marks = [float(right) if how == "outcome" else worth[
+        (attempt["prompt"], *lines[:n])] for n in range(1, len(lines) + 1)]
+    return {"prompt": attempt["prompt"], "lines": lines, "labels": marks,
+            "imitate": float(right and imitate), "done": True}
+
+  by_prompt: dict[str, list[dict]] = {}
+  for i in rng.permutation(len(every)):
+    if every[i]["right"]:
+      by_prompt.setdefault(every[i]["prompt"], []).append(every[i])
+  right = [row(a) for mine in by_prompt.values() for a in mine[:most]]
+  wrong = [a for a in recent if not a["right"]]
+  chosen = rng.permutation(len(wrong))[:max(1, failures * len(right))]
+  return right, [row(wrong[i]) for i in chosen]
