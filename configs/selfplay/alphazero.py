@@ -12,5 +12,4 @@ def get_config() -> ConfigDict:
   c = game24.get_config()
   c.play = dict(kind="mcts", k=(24, 4, 2), simulations=24, answers=8)
   c.targets = "visits"
-  c.hindsight = False
   return c

@@ -26,10 +26,9 @@ def get_config() -> ConfigDict:
   c.targets = "solutions"  # What the policy imitates: or 'visits' of MCTS.
   c.start = "last"  # Each round trains on; 'formats': from the beginning.
   c.rationalize = False  # Hints for what was not solved.
-  c.hindsight = True  # Failures also answer what they made instead.
   c.pool = 1200  # Training problems there are.
-  c.per_round = 600  # Problems played in a round.
-  c.most = 8  # Solutions of a problem to learn from.
+  c.per_round = 1200  # Problems played in a round.
+  c.most = 16  # Solutions of a problem to learn from.
   c.recent = 2  # Rounds whose failures are learnt from.
   c.failures = 3  # For each solution.
   c.epochs = 2.0  # Over a round's lessons.
@@ -39,7 +38,7 @@ def get_config() -> ConfigDict:
   c.answer_tokens = 64
   c.batch = 50  # Problems at a time.
   c.training = dict(
-      steps=120, batch=64, length=128, microbatches=1, compiler_options="",
+      steps=200, batch=64, length=128, microbatches=1, compiler_options="",
       optimizer=dict(
           name="muon", learning_rate=2e-3, schedule="cosine", warmup=10,
           end=0.1, weight_decay=0.05, clip=1.0, dtype="bfloat16"),

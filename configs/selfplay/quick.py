@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
                  head_dim=16, d_mlp=64, max_length=256, tied=True,
                  qk_norm=True)
   c.rounds = 2
-  c.hindsight = False
   c.formats = dict(count=400, steps=60)
   c.play = dict(kind="whole_tree", k=(8, 1))
   c.pool = 60

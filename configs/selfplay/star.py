@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
   c.play = dict(kind="self_consistency", n=1)
   c.start = "formats"
   c.rationalize = True
-  c.hindsight = False
   c.pool = 3000
   c.per_round = 3000
   c.labels = "outcome"

@@ -4,8 +4,7 @@ An attempt is `{"prompt", "lines", "right"}`: all lines up to an answer, and
 what the exact grader says of it. Nothing else tells right from wrong here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,13 @@ from lm.types import UserError
 HINT = "Hint {}: {}"
 
 
-def formats(task, seed: int, count: int, *, hints: bool = False,
-            hindsight: bool = False) -> Iterator[dict]:
+def formats(task, seed: int, count: int, *, hints: bool = False
+            ) -> Iterator[dict]:
   """Blind plays of training problems, as rows: the form, and no skill.
 
   The few that happen to be right are left out, so nothing is demonstrated. With
   `hints` half of them are asked with the answer that they give, right or
-  not, so that a hint means something; with `hindsight` all are asked for what
-  they made.
+  not, so that a hint means something.
   """
   rng = np.random.default_rng((61, seed))
   made = solved = 0
@@ -38,54 +36,11 @@ def formats(task, seed: int, count: int, *, hints: bool = False,
                         " there is nothing to find: turn a dial up")
       continue
     prompt = problem.prompt()
-    if hindsight:
-      found = problem.hindsight(lines)
-      if found is None:
-        continue
-      prompt, lines = asked(problem, found[0]), found[1]
     if hints and rng.random() < 0.5:
       prompt = HINT.format(problem.read_answer(lines[-1]), prompt)
     yield {"messages": [{"role": "user", "content": prompt},
                         {"role": "assistant", "content": "".join(lines)}]}
     made += 1
-
-
-def asked(problem, target: int) -> str:
-  """The prompt that asks for another target."""
-  return dataclasses.replace(problem, target=target).prompt()
-
-
-def hindsight(problems: Mapping[str, Any], failed: Sequence[dict], *,
-              count: int, rng: np.random.Generator) -> list[dict]:
-  """Failures as answers to what they made instead (1707.01495, section 3.2).
-
-  Each is a row to imitate under the prompt that asks for it, and a row that
-  fails under a prompt that asks for what another one made.
-
-  Args:
-    problems: by prompt.
-    failed: attempts.
-    count: of them, drawn.
-    rng: of the draw.
-  """
-  made = []
-  for i in rng.permutation(len(failed)):
-    problem = problems[failed[i]["prompt"]]
-    found = problem.hindsight(failed[i]["lines"])
-    if found and len(made) < count:
-      made.append((problem, *found))
-  rows = []
-  for problem, target, lines in made:
-    other = made[rng.integers(len(made))][1]
-    rows.append({"prompt": asked(problem, target), "lines": lines,
-                 "labels": [1.0] * len(lines), "done": True})
-    if other != target:
-      wrong = lines[-1].rpartition(" = ")[0] + f" = {other}"
-      unknown = [None] * (len(lines) - 2)
-      rows.append({"prompt": asked(problem, other),
-                   "lines": [*lines[:-1], wrong], "imitate": 0.0,
-                   "labels": [*unknown, 0.0, 0.0], "done": True})
-  return rows
 
 
 def attempts(problem: search.Problem, result: search.Result) -> list[dict]:

@@ -27,13 +27,12 @@ from lm.types import UserError
 from experiments.selfplay import attempts as attempts_lib
 from experiments.selfplay import figure
 
-PLAYED, RIGHT, WRONG, VISITS, OTHER = (
-    "played.jsonl", "right.jsonl", "wrong.jsonl", "visits.jsonl", "other.jsonl")
+PLAYED, RIGHT, WRONG, VISITS = (
+    "played.jsonl", "right.jsonl", "wrong.jsonl", "visits.jsonl")
 _FIELDS = (
     "seed", "mesh", "task", "dials", "model", "rounds", "formats", "play",
-    "labels", "targets", "start", "rationalize", "hindsight", "pool",
-    "per_round", "most", "recent", "failures", "epochs", "training", "evaluate",
-    *methods.SAMPLING)
+    "labels", "targets", "start", "rationalize", "pool", "per_round", "most",
+    "recent", "failures", "epochs", "training", "evaluate", *methods.SAMPLING)
 
 
 def run(config, workdir: pathlib.Path, mesh) -> None:
@@ -73,10 +72,6 @@ def _check(c, task) -> None:
                                       "key"):
     raise UserError(f"config.rationalize needs a task with an answer key, which"
                     f" {task.name} has not: use words, or leave it off")
-  if c["hindsight"] and not hasattr(task.draw(np.random.default_rng(0)),
-                                    "hindsight"):
-    raise UserError(f"config.hindsight needs a task with targets, which"
-                    f" {task.name} has not: use game24 or countdown")
   if c["targets"] == "visits" and c["play"]["kind"] != "mcts":
     raise UserError("config.targets='visits' needs config.play.kind='mcts',"
                     " whose visits they are")
@@ -92,8 +87,7 @@ def _round(c, workdir: pathlib.Path, number: int, task, pool) -> dict:
   found: dict[str, Any] = {"round": number}
   if number == 0:
     rows = attempts_lib.formats(task, c["seed"], c["formats"]["count"],
-                                hints=c["rationalize"],
-                                hindsight=c["hindsight"])
+                                hints=c["rationalize"])
     _write(folder / RIGHT, rows)
     found["steps"] = c["formats"]["steps"]
     _learn(c, folder, found["steps"], {RIGHT: 1.0}, None)
@@ -101,7 +95,7 @@ def _round(c, workdir: pathlib.Path, number: int, task, pool) -> dict:
     before = workdir / f"round-{number - 1:02d}" / "train"
     found |= _play(c, workdir, folder, number, pool, before)
     first = workdir / "round-00" / "train"
-    shares, tokens = _lessons(c, workdir, folder, number, pool)
+    shares, tokens = _lessons(c, workdir, folder, number)
     t = c["training"]
     found["steps"] = min(t["steps"], max(
         t["optimizer"].get("warmup", 0) + 1,
@@ -207,7 +201,7 @@ def _rates(workdir, number: int) -> dict[str, float]:
   return rates
 
 
-def _lessons(c, workdir, folder, number: int, pool
+def _lessons(c, workdir, folder, number: int
              ) -> tuple[dict[str, float], int]:
   """Writes what to learn this round: (the share of each file, their tokens)."""
   rounds = _rounds(workdir, number)
@@ -220,19 +214,11 @@ def _lessons(c, workdir, folder, number: int, pool
       imitate=c["targets"] == "solutions")
   _write(folder / RIGHT, right)
   _write(folder / WRONG, wrong)
-  other = attempts_lib.hindsight(
-      {p.prompt(): p for p in pool},
-      [a for a in recent.values() if not a["right"]],
-      count=c["failures"] * len(right), rng=np.random.default_rng(
-          (c["seed"], number, 2))) if c["hindsight"] else []
   vocab = problems.vocabulary()
   count = sum(len(vocab.encode(r["prompt"] + "".join(r["lines"]))) + 3
-              for r in (*right, *wrong, *other))
+              for r in (*right, *wrong))
   if not right:  # Nothing found yet: more practice of the form.
     return {f"../round-00/{RIGHT}": 0.4, WRONG: 0.6}, count
-  if other:
-    _write(folder / OTHER, other)
-    return {RIGHT: 0.3, WRONG: 0.4, OTHER: 0.3}, count
   if c["targets"] == "solutions":
     return {RIGHT: 0.4, WRONG: 0.6}, count
   _write(folder / VISITS, [

@@ -5,7 +5,6 @@ import json
 import house
 from lm import search
 from lm.data import problems
-from lm.data.problems import game24
 from lm.data.problems import task as task_lib
 from lm.launch import main as launch_main
 from lm.types import UserError
@@ -41,27 +40,6 @@ def test_formats_are_plays_that_fail_and_hints_say_what_they_answer():
   for asked, said in with_hint:
     hint = asked["content"].removeprefix("Hint ").split(":")[0]
     assert said["content"].splitlines()[-1] == f"Answer: {hint}"
-
-
-def test_hindsight_asks_for_what_was_made():
-  known = set(game24.train_puzzles())
-  rows = list(attempts_lib.formats(TASK, 0, 100, hindsight=True))
-  for row in rows:
-    prompt, said = (m["content"] for m in row["messages"])
-    target, numbers = prompt.removeprefix("Make ").split(" from ")
-    assert target != "24" and tuple(map(int, numbers.split())) in known
-    assert said.endswith(f" = {target}") and f"(left: {target})" in said
-  problem = TASK.parse({"numbers": [1, 2, 3, 4]})
-  lines = ["4 * 3 = 12 (left: 1 2 12)\n", "12 + 2 = 14 (left: 1 14)\n",
-           "14 + 1 = 15 (left: 15)\n", "Answer: ((4 * 3) + 2) + 1 = 24"]
-  slip = [*lines[:2], "14 + 1 = 16 (left: 16)\n", lines[3]]
-  failed = [{"prompt": problem.prompt(), "lines": x, "right": False}
-            for x in (lines, slip)]
-  (row,) = attempts_lib.hindsight({problem.prompt(): problem}, failed, count=9,
-                                  rng=np.random.default_rng(0))
-  assert row["prompt"] == "Make 15 from 1 2 3 4"
-  assert row["lines"] == [*lines[:3], "Answer: ((4 * 3) + 2) + 1 = 15"]
-  assert row["labels"] == [1, 1, 1, 1]
 
 
 def test_a_task_that_blind_play_solves_is_refused():

@@ -308,20 +308,6 @@ class Arithmetic:
   def grade(self, answer: str | None) -> bool:
     return grade(self.numbers, self.target, answer)
 
-  def hindsight(self, lines: Sequence[str]) -> tuple[int, list[str]] | None:
-    """What an attempt made instead of the target: (that, its lines for it).
-
-    The exact value of its expression, if this uses the numbers, is a whole
-    number of at most 999, and is what the last thought says is left.
-    """
-    match = _ANSWER.match(lines[-1].strip()) if lines else None
-    left = read(lines[-2]) if len(lines) > 1 else None
-    if not match or left is None or len(left) != 1 or left[0] > 999:
-      return None
-    if left[0] == self.target or not grade(self.numbers, left[0], match[1]):
-      return None
-    return left[0], [*lines[:-1], f"Answer: {match[1]} = {left[0]}"]
-
   def fault(self, state: State, line: str, rng: np.random.Generator
             ) -> tuple[str, State]:
     move = read_move(line)

@@ -101,8 +101,8 @@ def overlap(puzzles: Sequence[State] = ()) -> dict[int, float]:
 class Game24(arithmetic.Arithmetic):
   """One puzzle, as the search and the grader see it."""
   numbers: State
-  target: int = TARGET
 
+  target = TARGET
   largest = None
   highest = 13
   stray = 36
