@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 thinkers grid test lint plan soak peers bench \
+.PHONY: help venv demo game24 thinkers grid selfplay test lint plan soak peers bench \
   build-files clean
 SEEDS ?= 0 1 2
 SIZES ?= small medium large
@@ -49,6 +49,16 @@ grid: $(STAMP)  ## Search with every thinker at equal budgets, and compare.
 	  done; done
 	$(BIN)/python -m experiments.search.grid runs/grid \
 	  --out=experiments/search/results/grid
+
+selfplay: $(STAMP)  ## Self-play on Game of 24, then its test games, by seed.
+	@set -e; for seed in $(SEEDS); do run=runs/selfplay/game24/$$seed; \
+	  $(BIN)/python -m experiments.selfplay.run --config.seed=$$seed \
+	    --config=configs/selfplay/game24.py --workdir=$$run; \
+	  for round in 00 12; do $(BIN)/python -m experiments.search.run \
+	    --config=configs/search/selfplay.py --config.seed=$$seed \
+	    --workdir=$$run/search-$$round \
+	    --config.init=$$run/round-$$round/train; \
+	  done; done
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

@@ -76,8 +76,7 @@ def theirs(dtype: torch.dtype):
     start = time.perf_counter()
     with torch.inference_mode():
       for i in range(NODES):  # Of the depths as they come in the tree.
-        prefix = PROMPT + THOUGHT * (0 if i < 11 else 1 if i < 20 * 44 // 54
-                                     else 2)
+        prefix = PROMPT + THOUGHT * (0 if i < 9 else 1 if i < 16 else 2)
         tokens = torch.tensor(rng.integers(0, c.vocab_size, (1, prefix)))
         qwen.generate(tokens, attention_mask=torch.ones_like(tokens),
                       max_new_tokens=THOUGHT, min_new_tokens=THOUGHT,

@@ -1,12 +1,14 @@
-"""All ways of thinking at equal budgets, on four tasks with one checkpoint.
+"""Ways of thinking at equal budgets, on four tasks with one checkpoint.
 
     python -m experiments.search.run --config=configs/search/grid.py
         --workdir=runs/grid/large/0 --config.init=runs/thinkers/large/0
 
-A method NAME_B may write B tokens per problem and no more. Its widths are such
-that three thoughts (9 tokens each on average) and an answer (16) use most of
-them; where they would use more, the budget cuts them. The controls are the step
-beam under another judge at the budget of 512.
+A method NAME_B may write B tokens per problem and no more (what the control by
+self-evaluation reads comes on top); greedy, token beam, stream and revision
+have one size each. The widths are such that three thoughts (9 tokens each on
+average) and an answer (16) use most of them; where they would use more, the
+budget cuts them. The controls are the step beam under another judge at the
+budget of 512.
 
 All of it runs on Countdown. The other tasks leave out what says nothing new
 there: Game of 24 the further guided searches and the controls, and what its

@@ -3,7 +3,7 @@
     python -m experiments.selfplay.run --config=configs/selfplay/game24.py
         --workdir=runs/selfplay/game24/0
 
-Wall time and result: see experiments/selfplay/README.md.
+What is known of it so far: experiments/selfplay/README.md.
 """
 
 from ml_collections import ConfigDict
@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
   c.start = "last"  # Each round trains on; 'formats': from the beginning.
   c.rationalize = False  # Hints for what was not solved.
   c.pool = 1200  # Training problems there are.
-  c.per_round = 1200  # Problems played in a round.
+  c.per_round = 800  # Problems played in a round.
   c.most = 16  # Solutions of a problem to learn from.
   c.recent = 2  # Rounds whose failures are learnt from.
   c.failures = 3  # For each solution.
-  c.epochs = 2.0  # Over a round's lessons.
+  c.epochs = 2.0  # Steps for so many tokens as a round's lessons hold.
   c.temperature = 1.0
   c.min_p = 0.0
   c.line_tokens = 16

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
   c.value_weight = 1.0
   c.data = dict(folder="", sources=dict(game24=dict(
       kind="problems", task="game24", what="values", rate=1.0, count=100_000,
-      seed=0, holdout=0.02, sound=0.3)))
+      seed=0, holdout=0.04, sound=0.3)))
   c.evaluate = dict(every=500, batches=8)
   c.checkpoint = dict(every=250, keep_last=2, keep_best=0)
   return c

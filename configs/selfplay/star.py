@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   c.start = "formats"
   c.rationalize = True
   c.pool = 3000
-  c.per_round = 3000
+  c.per_round = 2000
   c.labels = "outcome"
   c.training.length = 192  # Prompts have some 60 tokens.
   c.training.batch = 40

@@ -3,8 +3,8 @@
     python -m experiments.value.run --config=configs/thinkers/large.py
         --workdir=runs/thinkers/large/0
 
-`make thinkers` trains all sizes and seeds and draws the curves; wall time and
-results: see experiments/search/README.md.
+`make thinkers` trains all sizes and seeds and draws the curves; what is known
+of it so far: experiments/search/README.md.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   c.value_weight = 1.0
   rows = lambda task, rate, what="values", count=60_000, **more: dict(
       kind="problems", task=task, what=what, rate=rate, count=count, seed=0,
-      holdout=0.02, **more)
+      holdout=0.04, **more)
   c.data = dict(folder="runs/thinkers/data", sources=dict(
       facts=rows("countdown", 0.3, "facts", 60_000),
       countdown=rows("countdown", 0.3, count=150_000, sound=0.1),

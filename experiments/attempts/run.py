@@ -71,10 +71,10 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   stage.check_fields("config", c, (
       "seed", "mesh", "init", "which", "samples", "puzzles", "holdout", "sound",
       *methods.SAMPLING))
+  loaded = stage.init_from(c["init"], which=c["which"])
   methods.own(workdir, c)
   if (workdir / stage.RESULT).exists():
     return
-  loaded = stage.init_from(c["init"], which=c["which"])
   writer = methods.writer(loaded, c)
   puzzles = [p for p in game24.train_puzzles() if corpus.split_of(
       game24.prompt(p), c["holdout"]) == "train"][:c["puzzles"] or None]

@@ -86,6 +86,8 @@ def reliability(job: Job, method: Method, results: Sequence[search.Result]
                     for j in search.path_to(result.nodes, i))
       if lines not in seen:
         seen.add(lines)
+        if node.score <= -1e8:  # The budget did not allow to ask.
+          continue
         odds = max(-60.0, min(60.0, node.score))
         predicted.append(1 / (1 + math.exp(-odds)))
         outcomes.append(task_lib.judge(problem, lines)[0][-1])

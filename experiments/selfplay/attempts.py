@@ -1,7 +1,8 @@
 """From what a search wrote to what the next round learns.
 
-An attempt is `{"prompt", "lines", "right"}`: all lines up to an answer, and
-what the exact grader says of it. Nothing else tells right from wrong here.
+An attempt is `{"prompt", "lines", "right", "count"}`: all lines up to an
+answer, what the exact grader says of it, and how often it was written; "hinted"
+if the answer was in the prompt. Nothing else tells right from wrong here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from lm.data.problems import task as task_lib
 from lm.types import UserError
 
 HINT = "Hint {}: {}"
+_FEW = 50  # Successes; with fewer, failures are drawn as for so many.
 
 
 def formats(task, seed: int, count: int, *, hints: bool = False
@@ -21,8 +23,8 @@ def formats(task, seed: int, count: int, *, hints: bool = False
   """Blind plays of training problems, as rows: the form, and no skill.
 
   The few that happen to be right are left out, so nothing is demonstrated. With
-  `hints` half of them are asked with the answer that they give, right or
-  not, so that a hint means something.
+  `hints` half of them are asked with the (wrong) answer that they give, so that
+  a hint means something.
   """
   rng = np.random.default_rng((61, seed))
   made = solved = 0
@@ -44,16 +46,25 @@ def formats(task, seed: int, count: int, *, hints: bool = False
 
 
 def attempts(problem: search.Problem, result: search.Result) -> list[dict]:
-  """The distinct attempts of one search, graded."""
-  found: dict[tuple[str, ...], bool] = {}
+  """The distinct attempts of one search, graded and counted."""
+  found: dict[tuple[str, ...], dict] = {}
   for end in result.ends:
     path = search.path_to(result.nodes, end.leaf)
     text = "".join(result.nodes[i].text for i in path) + end.text
     lines = tuple(text.splitlines(keepends=True))
     if lines:
-      found[lines] = problem.grade(end.answer)
-  return [{"prompt": problem.prompt(), "lines": list(lines), "right": right}
-          for lines, right in found.items()]
+      row = found.setdefault(lines, {
+          "prompt": problem.prompt(), "lines": list(lines),
+          "right": problem.grade(end.answer), "count": 0})
+      row["count"] += 1
+  return list(found.values())
+
+
+def share(tried: Iterable[dict]) -> float:
+  """Of all that was written without a hint, how much was right; 0 of none."""
+  plain = [(a["right"], a["count"]) for a in tried if not a.get("hinted")]
+  total = sum(count for _, count in plain)
+  return sum(right * count for right, count in plain) / max(1, total)
 
 
 def visits(problem: search.Problem, result: search.Result) -> list[dict]:
@@ -83,11 +94,11 @@ def labels(every: Iterable[dict], how: str) -> dict[tuple, float]:
   whether there was one (the soft and hard estimates of 2312.08935, section
   3.2).
   """
-  tried: dict[tuple, list[bool]] = {}
+  tried: dict[tuple, list[dict]] = {}
   for a in every:
     for n in range(1, len(a["lines"]) + 1):
-      tried.setdefault((a["prompt"], *a["lines"][:n]), []).append(a["right"])
-  return {k: float(any(v) if how == "any" else np.mean(v))
+      tried.setdefault((a["prompt"], *a["lines"][:n]), []).append(a)
+  return {k: float(any(a["right"] for a in v)) if how == "any" else share(v)
           for k, v in tried.items()}
 
 
@@ -120,6 +131,6 @@ def lessons(every: Sequence[dict], recent: Sequence[dict], *, how: str,
     if every[i]["right"]:
       by_prompt.setdefault(every[i]["prompt"], []).append(every[i])
   right = [row(a) for mine in by_prompt.values() for a in mine[:most]]
-  wrong = [a for a in recent if not a["right"]]
-  chosen = rng.permutation(len(wrong))[:max(1, failures * len(right))]
+  wrong = [a for a in recent if not a["right"] and not a.get("hinted")]
+  chosen = rng.permutation(len(wrong))[:failures * max(_FEW, len(right))]
   return right, [row(wrong[i]) for i in chosen]

@@ -27,8 +27,8 @@ from lm.types import UserError
 from experiments.selfplay import attempts as attempts_lib
 from experiments.selfplay import figure
 
-PLAYED, RIGHT, WRONG, VISITS = (
-    "played.jsonl", "right.jsonl", "wrong.jsonl", "visits.jsonl")
+PLAYED, RIGHT, WRONG = "played.jsonl", "right.jsonl", "wrong.jsonl"
+VISITED, VISITS = "visited.jsonl", "visits.jsonl"  # Of a round; to learn.
 _FIELDS = (
     "seed", "mesh", "task", "dials", "model", "rounds", "formats", "play",
     "labels", "targets", "start", "rationalize", "pool", "per_round", "most",
@@ -42,10 +42,13 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
       *_FIELDS, *(f for f in stage.ABLATION_FIELDS if f in c)))
   task = problems.make_task(c["task"], **c["dials"])
   _check(c, task)
-  methods.make("play", c["play"], where="config.play")
-  methods.own(workdir, c)
   pool = task.problems("train", c["pool"], c["seed"])
+  methods.check(methods.make("play", c["play"], where="config.play"), pool,
+                has_values=True)
+  task.problems(c["evaluate"]["split"], c["evaluate"]["problems"], c["seed"])
+  methods.own(workdir, c)
   done = [_round(c, workdir, 0, task, pool)]
+  _report(workdir, done)
   for number in range(1, c["rounds"] + 1):
     done.append(_round(c, workdir, number, task, pool))
     _report(workdir, done)
@@ -114,6 +117,7 @@ def _writer(c, folder: pathlib.Path) -> search.Writer:
 def _play(c, workdir, folder, number: int, pool, before) -> dict:
   """Searches problems that are rarely solved; attempts to PLAYED."""
   rates = _rates(workdir, number)
+  # Of all of them when `per_round` is the whole pool.
   weights = np.array([1.05 - rates.get(p.prompt(), 0.0) for p in pool])
   rng = np.random.default_rng((c["seed"], number))
   chosen = rng.choice(len(pool), min(len(pool), c["per_round"]), replace=False,
@@ -131,9 +135,10 @@ def _play(c, workdir, folder, number: int, pool, before) -> dict:
                              evaluate=method.evaluate, budget=method.budget)
       tried = [attempts_lib.attempts(p, r)
                for p, r in zip(batch, results, strict=True)]
-      if c["rationalize"]:
-        _rationalize(writer, batch, tried, jax.random.fold_in(key, 1))
       spent = search.Cost()
+      if c["rationalize"]:
+        spent.add(_rationalize(writer, batch, tried,
+                               jax.random.fold_in(key, 1)))
       for r in results:
         spent.add(r.cost)
       store.write_atomic(part, json.dumps({
@@ -147,23 +152,27 @@ def _play(c, workdir, folder, number: int, pool, before) -> dict:
     cost.add(search.Cost(**saved["cost"]))
   _write(folder / PLAYED, played)
   if c["targets"] == "visits":
-    _write(folder / VISITS, visited)
-  right = {a["prompt"] for a in played if a["right"]}
+    _write(folder / VISITED, visited)
+  right = {a["prompt"] for a in played if a["right"] and not a.get("hinted")}
   return {"played": len(chosen), "solved_share": len(right) / len(chosen),
-          "right_share": float(np.mean([a["right"] for a in played])),
+          "right_share": attempts_lib.share(played),
           "play_tokens": cost.generated_tokens, "play_flops": cost.flops}
 
 
-def _rationalize(writer, batch, tried, key) -> None:
+def _rationalize(writer, batch, tried, key) -> search.Cost:
   """STaR (2203.14465, section 3.2): what was not solved, with its answer as a
   hint; attempts that get there count as if they had needed none."""
+  spent = search.Cost()
   failed = [i for i, row in enumerate(tried)
             if not any(a["right"] for a in row)]
   if failed:
     hinted = [Hinted(batch[i]) for i in failed]
     for i, result in zip(failed, search.solve(
         search.self_consistency(4), writer, hinted, key), strict=True):
-      tried[i] += attempts_lib.attempts(batch[i], result)
+      spent.add(result.cost)
+      tried[i] += [{**a, "hinted": True}
+                   for a in attempts_lib.attempts(batch[i], result)]
+  return spent
 
 
 class Hinted:
@@ -193,23 +202,35 @@ def _rates(workdir, number: int) -> dict[str, float]:
   """How often each problem was solved, later rounds counting more."""
   rates: dict[str, float] = {}
   for rows in _rounds(workdir, number - 1):
-    by_prompt: dict[str, list[bool]] = {}
+    by_prompt: dict[str, list[dict]] = {}
     for a in rows:
-      by_prompt.setdefault(a["prompt"], []).append(a["right"])
-    for prompt, right in by_prompt.items():
-      rates[prompt] = (rates.get(prompt, 0.0) + float(np.mean(right))) / 2
+      by_prompt.setdefault(a["prompt"], []).append(a)
+    for prompt, mine in by_prompt.items():
+      rates[prompt] = (rates.get(prompt, 0.0) + attempts_lib.share(mine)) / 2
   return rates
+
+
+def _merged(attempts) -> list[dict]:
+  """Each attempt once, with all its counts; plain if it ever was."""
+  found: dict[tuple, dict] = {}
+  for a in attempts:
+    key = (a["prompt"], *a["lines"])
+    if key in found:
+      found[key]["count"] += a["count"]
+      found[key]["hinted"] &= a.get("hinted", False)
+    else:
+      found[key] = {**a, "hinted": a.get("hinted", False)}
+  return list(found.values())
 
 
 def _lessons(c, workdir, folder, number: int
              ) -> tuple[dict[str, float], int]:
   """Writes what to learn this round: (the share of each file, their tokens)."""
   rounds = _rounds(workdir, number)
-  key = lambda a: (a["prompt"], *a["lines"])
-  every = list({key(a): a for rows in rounds for a in rows}.values())
-  recent = {key(a): a for rows in rounds[-c["recent"]:] for a in rows}
+  every = _merged(a for rows in rounds for a in rows)
+  recent = _merged(a for rows in rounds[-c["recent"]:] for a in rows)
   right, wrong = attempts_lib.lessons(
-      every, list(recent.values()), how=c["labels"], most=c["most"],
+      every, recent, how=c["labels"], most=c["most"],
       failures=c["failures"], rng=np.random.default_rng((c["seed"], number, 1)),
       imitate=c["targets"] == "solutions")
   _write(folder / RIGHT, right)
@@ -217,14 +238,16 @@ def _lessons(c, workdir, folder, number: int
   vocab = problems.vocabulary()
   count = sum(len(vocab.encode(r["prompt"] + "".join(r["lines"]))) + 3
               for r in (*right, *wrong))
-  if not right:  # Nothing found yet: more practice of the form.
-    return {f"../round-00/{RIGHT}": 0.4, WRONG: 0.6}, count
+  # Nothing found yet: more practice of the form.
+  shares = {RIGHT if right else f"../round-00/{RIGHT}": 0.4}
+  if wrong:
+    shares[WRONG] = 0.6
   if c["targets"] == "solutions":
-    return {RIGHT: 0.4, WRONG: 0.6}, count
+    return shares, count
   _write(folder / VISITS, [
-      v for rows in _rounds(workdir, number, VISITS)[-c["recent"]:]
+      v for rows in _rounds(workdir, number, VISITED)[-c["recent"]:]
       for v in rows])
-  return {RIGHT: 0.3, WRONG: 0.3, VISITS: 0.4}, count
+  return {**shares, VISITS: 0.6}, count
 
 
 def _learn(c, folder, steps: int, shares: dict[str, float], before) -> None:

@@ -122,7 +122,7 @@ def row(
   solved = sum(map(bool, correct))
   return {
       "name": name, "label": label, "family": family,
-      "accuracy": solved / n if n else math.nan,
+      "accuracy": solved / n,
       "interval": list(wilson(solved, n)),
       "generated_tokens": float(np.mean(generated_tokens)),
       "flops": float(np.mean(flops)), "seconds": seconds / n, "n": n,

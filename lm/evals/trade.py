@@ -106,28 +106,29 @@ def fit(
 
   Args:
     rows: of one family and several sizes.
-    saturation: rows as accurate as this are left out, where a logit says
-      little. Chosen once, not in every resample.
+    saturation: rows as accurate as this, or as far from any success, are left
+      out, where a logit says little. Chosen once, not in every resample.
     level: coverage of the bootstrap interval, over seeds and problems.
     samples: of the bootstrap.
     seed: of the bootstrap.
 
   Raises:
-    UserError: fewer than 2 sizes or 4 points below saturation, sizes that all
-      think equally much, or rows that do not fit together.
+    UserError: fewer than 2 sizes or 4 points between the extremes, sizes that
+      all think equally much, or rows that do not fit together.
   """
   _check(rows)
   if len(names := {row["family"] for row in rows}) > 1:
     raise UserError(f"rows of {len(names)} families ({', '.join(sorted(names))}"
                     "): fit one at a time, or use fits")
   family = rows[0]["family"]
-  rows = [row for row in rows if row["accuracy"] < saturation]
+  rows = [row for row in rows
+          if 1 - saturation < row["accuracy"] < saturation]
   sizes = len({row["parameters"] for row in rows})
   if sizes < 2 or len(rows) < 4:
     raise _TooFew(
-        f"{family}: {len(rows)} points of {sizes} sizes are below"
-        f" {saturation:g}: at least 4 of 2 sizes are needed, search with more"
-        " sizes or budgets")
+        f"{family}: {len(rows)} points of {sizes} sizes are between"
+        f" {1 - saturation:g} and {saturation:g}: at least 4 of 2 sizes are"
+        " needed, search with more sizes or budgets")
   parameters = np.array([row["parameters"] for row in rows], np.float64)
   flops = np.array([row["flops"] for row in rows], np.float64)
   # Centred, so that the conditioning is that of the points, not of their units.

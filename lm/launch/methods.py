@@ -140,11 +140,6 @@ def check(method: Method, problems: Sequence[Any], *, has_values: bool,
         " evaluate='log_prob'")
   if not method.strategy.nodes(1):
     return
-  for problem in problems:
-    if not hasattr(problem, "num_thoughts"):
-      raise UserError(f"{where}: {method.kind} asks for num_thoughts, which"
-                      f" {type(problem).__name__} problems do not have: use"
-                      " greedy, self_consistency or token_beam")
   if method.evaluate == CRITIC:
     return
   try:

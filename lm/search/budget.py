@@ -36,8 +36,9 @@ class Budget:
   """The most that one problem may cost; None is no limit.
 
   Attributes are those of `Cost`. Tokens and FLOPs are never passed: rows stop
-  in the middle of a line. Time is looked at between expansions, none of which
-  begins that would pass it at the pace so far.
+  in the middle of a line. Time is softer: it is looked at between expansions,
+  none of which begins unless it and the answer would be done in time if they
+  take as long as the longest so far; the answer itself is always written.
   """
 
   generated_tokens: int | None = None
@@ -85,14 +86,17 @@ class Meter:
         raise UserError(f"budget.{name}={limit:g}, but to read the prompt alone"
                         f" takes {dearest:g}: allow more")
 
-  def left(self, reserve: int = 0, *, sampled: bool = True) -> np.ndarray:
+  def left(self, reserve: int = 0, *, sampled: bool = True,
+           closing: bool = False) -> np.ndarray:
     """Tokens [P] that each may still have written, `reserve` set aside.
 
-    Or read, when they are not `sampled`.
+    Or read, when they are not `sampled`. `closing` is for the last of all
+    calls, the answer, which time does not forbid.
     """
     b, most = self.budget, 2**31 - 1
-    if b.seconds is not None and (
-        self._last - self._start + self._longest > b.seconds * len(self.costs)):
+    if b.seconds is not None and not closing and (
+        self._last - self._start + 2 * self._longest
+        > b.seconds * len(self.costs)):
       return np.zeros(len(self.costs), np.int32)
     found = []
     for c in self.costs:
@@ -102,15 +106,19 @@ class Meter:
       if b.forward_tokens is not None:
         tokens.append(b.forward_tokens - c.forward_tokens)
       if b.flops is not None:
-        tokens.append(int((b.flops - c.flops) / self._flops))
+        tokens.append(int(min(most, (b.flops - c.flops) / self._flops)))
       found.append(max(0, min(tokens) - reserve))
     return np.array(found, np.int32)
 
-  def charge(self, costs: list[Cost]) -> None:
-    """Adds what each problem has just cost, and the time since the last."""
+  def charge(self, costs: list[Cost], *, step: bool = True) -> None:
+    """Adds what each problem has just cost, and the time since the last.
+
+    With `step` that time is also taken for what the next step may need.
+    """
     now = self._clock()
     spent, self._last = now - self._last, now
-    self._longest = max(self._longest, spent)
+    if step:
+      self._longest = max(self._longest, spent)
     for mine, cost in zip(self.costs, costs, strict=True):
       mine.add(cost)
       mine.seconds += spent / len(costs)

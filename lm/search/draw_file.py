@@ -118,6 +118,14 @@ def _fault(result: Mapping[str, Any]) -> str | None:
   for key in ("answer", "text", "path"):
     if key not in result:
       return f"it has no {key!r}"
+  if not isinstance(result["answer"], str | None):
+    return f"its answer is no text: {result['answer']!r}"
+  if not isinstance(result["text"], str):
+    return f"its text is no text: {result['text']!r}"
+  cost = result.get("cost") or {}
+  if not isinstance(cost, dict) or not all(
+      isinstance(v, int | float) for v in cost.values()):
+    return "its cost is not made of numbers"
   for i, node in enumerate(nodes):
     if not isinstance(node, dict):
       return f"node {i} is not an object"
@@ -141,6 +149,9 @@ def _fault(result: Mapping[str, Any]) -> str | None:
   if not isinstance(result["path"], list) or not all(
       map(is_node, result["path"])):
     return "its path leads through nodes that are not there"
+  chain = [None, *result["path"]]
+  if any(nodes[b]["parent"] != a for a, b in zip(chain, chain[1:])):
+    return "its path is no path: a node does not continue the one before"
   return None
 
 

@@ -134,10 +134,14 @@ class Expand:
     return found
 
   def finish(self, tree: tree_lib.Tree, nodes_PR, meter: Meter, *,
-             greedy: bool = True, max_tokens: int | None = None,
+             greedy: bool = True, closing: bool = False,
+             max_tokens: int | None = None,
              reserve: int = 0) -> Written:
-    """Writes the nodes (-1: none) out to their answers."""
-    left_P = meter.left(reserve)
+    """Writes the nodes (-1: none) out to their answers.
+
+    `closing`: it is the last thing to do, late or not.
+    """
+    left_P = meter.left(reserve, closing=closing)
     nodes_PR = np.where(left_P[:, None] > 0, nodes_PR, -1)
     out = self.writer.finish(
         self.memory, nodes_PR, left_P, self.next_key(),

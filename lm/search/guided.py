@@ -9,7 +9,7 @@ from lm.search import tree as tree_lib
 from lm.search.expand import pick
 from lm.search.result import Result
 from lm.search.strategies import by_depth, conclude, positive, reserve
-from lm.search.tree import KEPT, OPEN, PRUNED
+from lm.search.tree import KEPT, MERGED, OPEN, PRUNED
 from lm.types import UserError
 
 
@@ -118,14 +118,21 @@ class Mcts:
     for _ in range(self.simulations):
       now_P = np.asarray(tree_lib.descend(tree, self.c))
       at_leaf_P = pick(tree.depth_PC, now_P[:, None])[:, 0] == leaf_P
-      now_P1 = np.where(at_leaf_P, -1, now_P)[:, None]
+      # All that it led to has merged elsewhere: leave it, not write it again.
+      spent_P = (now_P > 0) & (pick(tree.status_PC, now_P[:, None])[:, 0]
+                               == KEPT) & ~at_leaf_P
+      tree = tree_lib.mark(tree, np.where(spent_P, now_P, -1)[:, None],
+                           status=PRUNED)
+      now_P1 = np.where(at_leaf_P | spent_P, -1, now_P)[:, None]
       tree, new_PR = expand(
           tree, _several(now_P1, tree, self.k), evaluate, meter,
           reserve=reserve(expand))
       if (meter.left(reserve(expand)) <= 0).all():
         break
       grown_P = (new_PR >= 0).any(axis=1)
-      alive_PR = (new_PR >= 0) & (pick(tree.status_PC, new_PR) == OPEN)
+      # One that merged lives on elsewhere; its promise is as good.
+      alive_PR = (new_PR >= 0) & np.isin(
+          pick(tree.status_PC, new_PR), (OPEN, MERGED))
       best_P = np.where(alive_PR, pick(tree.score_PC, new_PR),
                         -np.inf).max(axis=1)
       own_P = pick(tree.score_PC, now_P[:, None])[:, 0]

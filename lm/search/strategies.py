@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lm.search import tree as tree_lib
-from lm.search.budget import UNLIMITED, Budget, Meter
+from lm.search.budget import UNLIMITED, Budget, Cost, Meter
 from lm.search.evaluate import evaluator, of_states
 from lm.search.expand import Evaluate, Expand, Thoughts, pick
 from lm.search.result import End, Problem, Result
@@ -67,20 +67,25 @@ def solve(
       raise UserError(f"evaluator {evaluate} needs a model with a value head:"
                       " train one with experiments.value, or use log_prob")
     evaluate = evaluator(evaluate, problems)
+  if not problems:
+    raise UserError("there is no problem to solve: give at least one")
   start, depth = time.perf_counter(), max(p.num_thoughts for p in problems)
   expand = Expand(writer, problems, key, capacity=1 + strategy.nodes(depth),
                   prefix=strategy.prefix)
   dearest = max(writer.dearest, getattr(evaluate, "dearest", 0.0))
   meter = Meter(budget, expand.costs, flops_per_token=dearest, start=start)
+  meter.charge([Cost() for _ in problems], step=False)
   return strategy(expand.tree, expand, evaluate, meter)
 
 
 def positive(**numbers) -> None:
-  """Refuses settings that are not at least 1."""
+  """Refuses settings that are not whole numbers from 1."""
   for name, value in numbers.items():
     values = value if isinstance(value, tuple) else (value,)
-    if not values or min(values) < 1:
-      raise UserError(f"{name}={value}: must be at least 1")
+    if not values or not all(
+        isinstance(v, int) and not isinstance(v, bool) and v >= 1
+        for v in values):
+      raise UserError(f"{name}={value}: must be a whole number, at least 1")
 
 
 def by_depth(k: int | tuple[int, ...], depth: int) -> int:
@@ -106,7 +111,9 @@ class Samples:
   max_tokens: int | None = None
 
   def __post_init__(self):
-    positive(n=self.n)
+    positive(n=self.n, max_tokens=self.max_tokens or 1)
+    if self.max_tokens == 0:
+      raise UserError("max_tokens=0: allow at least 1")
     if self.choose not in ("vote", "log_prob", "first"):
       raise UserError(f"choose={self.choose!r}: use vote, log_prob or first")
 
@@ -116,9 +123,12 @@ class Samples:
 
   def __call__(self, tree, expand, evaluate, meter) -> list[Result]:
     del evaluate
-    roots_PR = np.zeros((len(expand.problems), self.n), np.int32)
+    # Rows go on side by side: more than can be paid for would all be cut.
+    each = self.max_tokens or expand.writer.answer_tokens
+    roots_PR = affordable(np.zeros((len(expand.problems), self.n), np.int32),
+                          meter.left(closing=True), each)
     out = expand.finish(tree, roots_PR, meter, greedy=self.greedy,
-                        max_tokens=self.max_tokens)
+                        closing=True, max_tokens=self.max_tokens)
     results = []
     for p, problem in enumerate(expand.problems):
       answers = [problem.read_answer(text) for text in out.texts[p]]
@@ -197,6 +207,12 @@ class Beam:
     return conclude(tree, expand, evaluate, meter, answers=self.answers)
 
 
+def affordable(nodes_PR, left_P, each: int) -> np.ndarray:
+  """The first nodes of each problem that its tokens last for; at least one."""
+  count_P1 = np.maximum(1, left_P // each)[:, None]
+  return np.where(np.arange(nodes_PR.shape[1]) < count_P1, nodes_PR, -1)
+
+
 def reserve(expand: Expand) -> int:
   """Tokens set aside for writing an answer out."""
   return 2 * expand.writer.line_tokens
@@ -211,8 +227,10 @@ def conclude(tree: Tree, expand: Expand, evaluate: Evaluate, meter: Meter, *,
       alive_PC, tree.depth_PC, tree.score_PC, count=answers))
   # Never a shallower one beside the deepest.
   depth_PR = pick(tree.depth_PC, leaves_PR)
-  leaves_PR = np.where(depth_PR == depth_PR[:, :1], leaves_PR, -1)
-  out = expand.finish(tree, leaves_PR, meter)
+  leaves_PR = affordable(
+      np.where(depth_PR == depth_PR[:, :1], leaves_PR, -1),
+      meter.left(closing=True), reserve(expand))
+  out = expand.finish(tree, leaves_PR, meter, closing=True)
   found: list[list] = [[p.read_answer(t) for t in row] for p, row in zip(
       expand.problems, out.texts, strict=True)]
   if of_states(evaluate) or answers == 1:
@@ -248,11 +266,31 @@ def tree_of_thoughts(b: int, k) -> Beam:
   return Beam(b, k if isinstance(k, int) else tuple(k))
 
 
-def whole_tree(k) -> Beam:
+@dataclasses.dataclass(frozen=True)
+class WholeTree:
   """Every sample of every thought, to its answer: nothing pruned or merged.
 
   One answer is given, as ever; all of them are among the result's ends.
+  `k` is as of `Beam`.
   """
-  k = (k,) if isinstance(k, int) else tuple(k)
-  every = math.prod(k)
-  return Beam(every, k, merge=False, answers=every)
+  k: int | tuple[int, ...]
+  prefix: str = ""
+
+  def __post_init__(self):
+    positive(k=self.k)
+
+  def _beam(self, num_thoughts: int) -> Beam:
+    every = math.prod(by_depth(self.k, d) for d in range(num_thoughts))
+    return Beam(every, self.k, merge=False, answers=every)
+
+  def nodes(self, num_thoughts: int) -> int:
+    return self._beam(num_thoughts).nodes(num_thoughts)
+
+  def __call__(self, tree, expand, evaluate, meter) -> list[Result]:
+    beam = self._beam(int(expand.num_thoughts_P.max()))
+    return beam(tree, expand, evaluate, meter)
+
+
+def whole_tree(k) -> WholeTree:
+  """All that is sampled; see `WholeTree`."""
+  return WholeTree(k if isinstance(k, int) else tuple(k))

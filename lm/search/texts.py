@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from lm.search.budget import Cost
-from lm.search.result import Result
+from lm.search.result import End, Result
 from lm.search.strategies import Samples, positive
 from lm.types import UserError
 
@@ -27,14 +27,17 @@ class TokenBeam:
 
   def __call__(self, tree, expand, evaluate, meter) -> list[Result]:
     del tree, evaluate
-    out = expand.writer.beam(expand.memory, self.b, meter.left())
+    out = expand.writer.beam(expand.memory, self.b, meter.left(closing=True))
     meter.charge(out.costs)
     results = []
     for p, problem in enumerate(expand.problems):
       answers = [problem.read_answer(text) for text in out.texts[p]]
       best = max(range(self.b), key=lambda i: (
           answers[i] is not None, out.log_probs_PR[p, i]))
-      results.append(Result(answers[best], out.texts[p][best], meter.costs[p]))
+      ends = [End(None, text, answer)
+              for text, answer in zip(out.texts[p], answers, strict=True)]
+      results.append(Result(answers[best], out.texts[p][best], meter.costs[p],
+                            ends=ends))
     return results
 
 
@@ -94,7 +97,8 @@ class Revision:
       if not on_P.any():
         break
       out = expand.finish(tree, np.where(on_P, 0, -1)[:, None], meter,
-                          greedy=attempt == 0)
+                          greedy=attempt == 0,
+                          closing=attempt == 0)
       for p in np.flatnonzero(on_P):
         texts[p] += out.texts[p][0]
         answer = problems[p].read_answer(out.texts[p][0])

@@ -73,9 +73,7 @@ class Writer:
   def has_values(self) -> bool:
     return self.model.config.scalar_head
 
-  @property
-  def max_length(self) -> int:
-    return self.model.config.max_length
+  max_length = property(lambda self: self.model.config.max_length)
 
   @property
   def dearest(self) -> float:
@@ -112,7 +110,7 @@ class Writer:
     memory, rows = memory_lib.grow(
         *self._prepared, memory, nodes_PR, slots_PR, left_P, key,
         self._newline, depth=depth, max_tokens=self.line_tokens,
-        rules=_rules(self), eos_id=self.vocab.eos_id)
+        rules=_rules(self), eos_id=self._ends)
     return memory, self._written(rows, before)
 
   def finish(self, memory, nodes_PR, left_P, key, *, depth: int,
@@ -122,8 +120,12 @@ class Writer:
         *self._prepared, memory, nodes_PR, left_P, key, depth=depth,
         max_tokens=max_tokens or self.answer_tokens,
         rules=sampling.GREEDY if greedy else _rules(self),
-        eos_id=self.vocab.eos_id)
+        eos_id=self._ends)
     return self._written(rows, self._before(memory, nodes_PR))
+
+  @property
+  def _ends(self) -> tuple[int, ...]:
+    return tuple(self.vocab.eos_ids)
 
   def _before(self, memory, nodes_PR) -> np.ndarray:
     """Tokens [P, R] that stand before what the nodes are continued by."""
@@ -132,12 +134,11 @@ class Writer:
 
   def _written(self, rows: memory_lib.Rows, before_PR) -> Written:
     rows = jax.device_get(rows)
-    eos = self.vocab.eos_id
     texts = []
     for tokens_RM, num_R in zip(rows.tokens_PRM, rows.num_PR, strict=True):
       ids = [t[:n].tolist() for t, n in zip(tokens_RM, num_R, strict=True)]
-      texts.append([self.vocab.decode(i[:-1] if i[-1:] == [eos] else i)
-                    for i in ids])
+      texts.append([self.vocab.decode(
+          i[:-1] if i and i[-1] in self.vocab.eos_ids else i) for i in ids])
     return Written(texts, rows.tokens_PRM, rows.num_PR, rows.log_probs_PR,
                    rows.values_PR, self._costs(before_PR, rows.num_PR))
 
@@ -155,7 +156,7 @@ class Writer:
     """The b likeliest continuations of each prompt by token-level beam."""
     nodes_PR = np.zeros((len(left_P), b), np.int32)
     rows, fed_P = memory_lib.beam(
-        *self._prepared, memory, nodes_PR, left_P, eos_id=self.vocab.eos_id,
+        *self._prepared, memory, nodes_PR, left_P, eos_id=self._ends,
         max_tokens=max_tokens or self.answer_tokens)
     written = self._written(rows, self._before(memory, nodes_PR))
     # Hypotheses that were dropped on the way have been paid for too.

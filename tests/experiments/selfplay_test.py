@@ -19,7 +19,8 @@ TASK = problems.make_task("game24")
 
 
 def attempt(text, right, prompt="p"):
-  return {"prompt": prompt, "lines": [c + "\n" for c in text], "right": right}
+  return {"prompt": prompt, "lines": [c + "\n" for c in text], "right": right,
+          "count": 1}
 
 
 def test_formats_are_plays_that_fail_and_hints_say_what_they_answer():
@@ -62,6 +63,9 @@ def test_attempts_are_the_ends_of_a_tree_each_once_and_graded():
   found = attempts_lib.attempts(problem, result)
   assert [a["right"] for a in found] == [True, False]
   assert found[0]["lines"] == good
+  assert [a["count"] for a in found] == [2, 1]
+  assert attempts_lib.share(found) == pytest.approx(2 / 3)
+  assert attempts_lib.share([{**found[0], "hinted": True}, found[1]]) == 0
   assert found[1]["lines"] == ["8 - 4 = 4 (left: 4 4 6)\n", "nonsense"]
 
 

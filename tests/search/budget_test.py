@@ -96,9 +96,10 @@ def test_a_cap_that_is_not_a_multiple_of_anything_is_used_up(writer):
   """Rows stop in the middle of a line."""
   for limit in (1, 2, 3, 7, 12):
     assert spent(writer, "greedy", "generated_tokens", limit) == [limit] * 2
-  assert spent(writer, "vote", "generated_tokens", 7) == [7, 7]
-  assert spent(writer, "vote", "forward_tokens", PROMPT + 7) == [
-      PROMPT + 7] * 2
+  # Of several answers only those begin that can be paid for to their ends.
+  for field, before in (("generated_tokens", 0), ("forward_tokens", PROMPT)):
+    assert all(before < n <= before + 7
+               for n in spent(writer, "vote", field, before + 7))
 
 
 @pytest.mark.parametrize("name, tokens", [("greedy", 6), ("token beam", 12)])
@@ -134,10 +135,9 @@ class Slow(Script):
     return out
 
 
-@pytest.mark.parametrize("seconds, expansions, answered", [
-    (0.5, 1, False), (1.9, 1, False), (2.1, 2, False), (3.5, 3, False),
-    (4.0, 3, True), (100.0, 3, True)])
-def test_time_is_kept_to_at_the_pace_so_far(seconds, expansions, answered):
+@pytest.mark.parametrize("seconds, expansions", [
+    (0.5, 1), (1.9, 1), (2.9, 1), (3.0, 2), (3.9, 2), (4.0, 3), (100.0, 3)])
+def test_time_is_kept_to_at_the_pace_so_far(seconds, expansions):
   """Two problems share the two seconds of each expansion: one each."""
   names = ("maze", "den")
   lines = ["", "go a\n", "go b\n"]
@@ -154,10 +154,9 @@ def test_time_is_kept_to_at_the_pace_so_far(seconds, expansions, answered):
   results = strategy(expand.tree, expand, evaluator("value"), meter)
   for r in results:
     assert len(r.nodes) == 2 * expansions
-    assert r.cost.seconds == expansions + answered
-    # Only the first step, whose pace nobody knows, may take too long.
-    assert r.cost.seconds <= max(seconds, 1.0)
-    assert r.answer == ("there" if answered else None)
+    assert r.cost.seconds == expansions + 1 and r.answer == "there"
+    # Only the first step, whose pace nobody knows, and the answer may be late.
+    assert r.cost.seconds <= max(seconds, 2.0)
 
 
 def test_left_is_the_least_of_all_limits():

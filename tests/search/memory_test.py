@@ -31,7 +31,11 @@ class Spelt(vocab_lib.ByteVocab):
 
   def __init__(self):
     super().__init__()
-    self.eos_id = tuple(range(3, self.size, 11))
+    self.eos_id = 3
+
+  @property
+  def eos_ids(self):
+    return tuple(range(3, self.size, 11))
 
   def token_bytes(self, index):
     return b"\n" if index % 5 == 0 else b"."
@@ -95,7 +99,7 @@ def from_scratch(writer, expand, tree):
   for r, ((p, i), ids) in enumerate(zip(places, rows)):
     start = len(expand.prompts[p])
     end = len(ids)
-    while end > start and ids[end - 1] in writer.vocab.eos_id:
+    while end > start and ids[end - 1] in writer.vocab.eos_ids:
       end -= 1  # An end says nothing: the value before it counts.
     want[p, i] = (sum(log_probs[r, t - 1, ids[t]]
                       for t in range(start, len(ids))),
@@ -141,7 +145,7 @@ def test_answers_go_on_from_their_nodes():
       path = int(tree.parent_PC[p, path])
     ids = list(expand.prompts[p]) + ids
     written = out.tokens_PRM[p, r, :out.num_PR[p, r]].tolist()
-    assert len(written) == 8 or written[-1] in model.vocab.eos_id
+    assert len(written) == 8 or written[-1] in model.vocab.eos_ids
     tokens = np.zeros((1, 64), np.int32)
     tokens[0, :len(ids) + len(written)] = ids + written
     logits = np.array(forward(model.params, tokens).logits_BTV[0])

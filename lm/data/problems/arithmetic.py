@@ -151,8 +151,9 @@ def fault(state: State, move: Move, rng: np.random.Generator, *, stray: int,
 # --- What is written and read ------------------------------------------------
 
 _THOUGHT = re.compile(
-    r"^(\d+) ([-+*/]) (\d+) = (\d+) \(left: (\d+(?: \d+)*)\)$")
-_ANSWER = re.compile(r"^Answer: (.+) = (\d+)$")
+    r"^([0-9]{1,9}) ([-+*/]) ([0-9]{1,9}) = ([0-9]{1,9})"
+    r" \(left: ([0-9]{1,9}(?: [0-9]{1,9})*)\)$")
+_ANSWER = re.compile(r"^Answer: (.+) = ([0-9]{1,9})$")
 _ARITHMETIC = re.compile(r"[0-9 ()+*/-]*")  # No hex, no comment, no word.
 
 
@@ -218,7 +219,8 @@ def _evaluate(node: ast.AST, used: list[int]) -> Fraction:
 def grade(numbers: Sequence[int], target: int, written: str | None) -> bool:
   """Whether the expression uses each number exactly once and makes the target.
 
-  Exact rational arithmetic on the parsed expression; anything else is False.
+  Exact rational arithmetic on the parsed expression; anything else, a sign
+  before a number or a bracket among it, is False.
   """
   if (written is None or len(written) > 200
       or not _ARITHMETIC.fullmatch(written)):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.data import problems
-from lm.data.problems import countdown, task
+from lm.data.problems import countdown, game24, task
 from lm.types import UserError
 
 TASK = problems.TASKS["countdown"]
@@ -135,3 +135,12 @@ def test_facts_are_right_and_cover_what_problems_need():
   assert rows[0] == rows[1] != rows[2]
   with pytest.raises(UserError, match="no facts"):
     problems.rows(0, 3, task="words", what="facts")
+
+
+def test_the_test_games_of_24_are_no_training_inputs():
+  for puzzle in game24.test_puzzles():
+    assert countdown.inputs_split(puzzle[::-1]) == "test"
+  easy = problems.make_task("countdown", highest=13)
+  drawn = easy.problems("train", 400, 3)
+  games = {tuple(sorted(p)) for p in game24.test_puzzles()}
+  assert not games & {p.numbers for p in drawn}
