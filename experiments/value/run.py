@@ -49,7 +49,8 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
 
   made = program(config, before.config if before else None)
   held_out = mixture.once(
-      [s for s in sources("validation").values() if "values" in s.extra],
+      [s for name, s in sources("validation").items()
+       if "values" in s.extra and specs[name].get("what") != "facts"],
       batches=config["evaluate"]["batches"])
   stage.Stage(
       name="value", workdir=workdir, config=config, program=made,

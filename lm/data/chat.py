@@ -122,8 +122,9 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
     row: {"prompt": the user's text, "lines": the answer's lines, "labels": a
       number for each line (None: no label), "imitate": weight of the lines as
       an example to imitate, one number or one for each line (default 1; 0
-      trains the value only), "done":
-      whether the answer ends after the last line (default: True)}. A line that
+      trains the value only), "given": the beginning of each line that is not
+      to be imitated (default: ""), "done": whether the answer ends after the
+      last line (default: True)}. A line that
       is not the last of a finished answer ends in a newline, added if missing.
 
   Returns:
@@ -150,17 +151,24 @@ def encode_values(vocab: Vocab, row: Mapping[str, Any]) -> dict[str, list]:
   if (not isinstance(imitate, Sequence) or len(imitate) != len(lines)
       or not all(map(_is_number, imitate))):
     raise ValueError("'imitate' must be a number, or one for each of 'lines'")
+  given = row.get("given") or [""] * len(lines)
+  if not isinstance(given, Sequence) or len(given) != len(lines) or not all(
+      isinstance(g, str) and line.startswith(g)
+      for g, line in zip(given, lines, strict=True)):
+    raise ValueError("'given' must have the beginning of each of 'lines'")
   done = row.get("done", True)
   tokens = encode_prompt(vocab, [{"role": "user", "content": question}])
   weights, values = [0.0] * len(tokens), [0.0] * len(tokens)
   value_weights = [0.0] * len(tokens)
-  for i, (line, label, weight) in enumerate(
-      zip(lines, labels, imitate, strict=True)):
+  for i, (line, label, weight, known) in enumerate(
+      zip(lines, labels, imitate, given, strict=True)):
     if not line.endswith("\n") and not (done and i == len(lines) - 1):
       line += "\n"
-    ids = vocab.encode(line, specials=False)
+    before = vocab.encode(known, specials=False) if known else []
+    ids = [*before, *vocab.encode(line[len(known):], specials=False)]
     tokens += ids
-    weights += [float(weight)] * len(ids)
+    weights += [0.0] * len(before)
+    weights += [float(weight)] * (len(ids) - len(before))
     values += [0.0] * (len(ids) - 1) + [float(label or 0.0)]
     value_weights += [0.0] * (len(ids) - 1) + [float(label is not None)]
   if done:

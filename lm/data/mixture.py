@@ -174,13 +174,12 @@ def problems(
   problems_lib.make_task(task, **dict(dials or {}))
   options = {"solved": solved, "first": first, "sound": sound}
   options = {k: v for k, v in options.items() if v is not None}
-  if what == "values":
-    if form != "examples":
-      raise UserError(_NO_VALUES.format(name))
-  elif what not in task_lib.WHAT:
+  if what not in task_lib.WHAT:
     raise UserError(f"data.sources.{name}.what is {what!r}:"
                     f" {task_lib.nearest(what, task_lib.WHAT)}")
-  elif options:
+  if what in ("values", "facts") and form != "examples":
+    raise UserError(_NO_VALUES.format(name))
+  if options and what != "values":
     raise UserError(f"data.sources.{name}: {', '.join(options)} belong to"
                     f" what='values', not to {what!r}")
   return _drawn(name, vocab, form, split, problems_lib.rows, count, seed,
@@ -343,7 +342,7 @@ def transcript_example(vocab: Vocab, row: tasks.Row) -> tasks.Example:
 
 def question(row: tasks.Row) -> str:
   """What a row asks first; rows are held out by it."""
-  for key in ("prompt", "holdout"):
+  for key in ("holdout", "prompt"):
     if key in row:
       return str(row[key])
   messages: Any = row.get("messages") or [{}]

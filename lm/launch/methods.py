@@ -116,7 +116,9 @@ def make_budget(where: str, limits: Mapping[str, Any]) -> search.Budget:
 def _call(maker, where: str, fields: Mapping[str, Any]) -> search.Strategy:
   try:
     return stage.call(maker, where=where, **fields)
-  except TypeError as e:  # Such as a text where a number should be.
+  except (UserError, TypeError) as e:  # Its own knows no place; a text for 1.
+    if str(e).startswith(where):
+      raise
     raise UserError(f"{where}: {e}") from e
 
 

@@ -171,9 +171,10 @@ def evaluator(name: str, problems=()) -> Evaluate:
   if name not in EVALUATORS:
     raise UserError(
         f"unknown evaluator {name!r}: use one of {', '.join(EVALUATORS)}")
+  need = _NEEDS.get(name)
   for problem in problems:
-    if not hasattr(problem, _NEEDS.get(name, "prompt")):
+    if need and not hasattr(problem, need):
       raise UserError(
-          f"evaluator {name} asks for {_NEEDS[name]}(state), which"
+          f"evaluator {name} asks for {need}(state), which"
           f" {type(problem).__name__} problems do not have: use another")
   return EVALUATORS[name]

@@ -114,3 +114,19 @@ BAD = [
 def test_malformed_rows_say_what_is_wrong(row, reason):
   with pytest.raises(ValueError, match=reason):
     tasks.chat_example(VOCAB, row)
+
+
+def test_what_is_given_of_a_line_is_not_learnt():
+  """Drill: only the results count."""
+  row = {"prompt": "q", "lines": ["1 + 1 = 2\n", "ab"], "labels": [None, 1.0],
+         "given": ["1 + 1 =", ""]}
+  example = chat.encode_values(VOCAB, row)
+  learnt = [t for t, w in zip(example["tokens"], example["weights"]) if w]
+  assert VOCAB.decode(learnt[:-1]) == " 2\nab"
+  plain = chat.encode_values(VOCAB, {k: v for k, v in row.items()
+                                     if k != "given"})
+  assert plain["tokens"] == example["tokens"]
+  assert plain["values"] == example["values"]
+  for wrong in (["1 - 1 =", ""], ["1"], "1 + 1"):
+    with pytest.raises(ValueError, match="'given' must"):
+      chat.encode_values(VOCAB, {**row, "given": wrong})

@@ -53,15 +53,12 @@ def test_the_interval_covers_as_often_as_it_says():
   assert 88 <= hits and 0.1 < np.median(widths) < 1.5
 
 
-def test_saturated_points_are_left_out_and_zeros_are_clipped():
+def test_points_near_none_and_all_are_left_out():
   rows = planted(constant)
   full = row(np.ones((2, 50)), parameters=SIZES[0], flops=1e12)
   assert trade.fit([*rows, full]) == trade.fit(rows)
   none = row(np.zeros((2, 50)), parameters=SIZES[0], flops=2.0 * SIZES[0])
-  found = trade.fit([*rows, none])
-  # The plane says -3.1 at one token; 0 of 50 counts as a half: -4.6.
-  assert found.points == 10 and 0.9 < found.r2 < 1
-  assert found.per_tokens > C
+  assert trade.fit([*rows, none]) == trade.fit(rows)
 
 
 def test_thinking_that_does_not_help_replaces_nothing():

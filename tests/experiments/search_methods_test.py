@@ -58,8 +58,10 @@ def test_judges_names_and_budgets():
     (dict(), "methods.m.kind=None"),
     (dict(kind="tot", b=2), "missing a required argument: 'k'"),
     (dict(kind="mcts", k=2, simulation=3), "did you mean 'simulations'?"),
-    (dict(kind="tot", b=0, k=2), "b=0: must be at least 1"),
-    (dict(kind="best_of_n", n="many"), "config.methods.m: "),
+    (dict(kind="tot", b=0, k=2), "config.methods.m: b=0: must be a whole number"),
+    (dict(kind="best_of_n", n="many"), "config.methods.m: b=many"),
+    (dict(kind="mcts", k=2, simulations=2.5), "must be a whole number"),
+    (dict(kind="mcts", k=2, c="one"), "config.methods.m: "),
     (dict(kind="tot", b=2, k=2, evaluate="valeu"), "did you mean 'value'?"),
     (dict(kind="greedy", evaluate="value"), "no field 'evaluate'"),
     (dict(kind="greedy", budget=dict(generated_token=3)),
@@ -74,7 +76,8 @@ def test_bad_methods_are_refused(fields, words):
 
 
 class Bare:
-  """A problem without thoughts."""
+  """A problem that no solver knows."""
+  num_thoughts = 2
 
 
 def test_methods_that_do_not_fit_are_refused():
@@ -90,9 +93,6 @@ def test_methods_that_do_not_fit_are_refused():
   for fields in (dict(kind="greedy"), dict(kind="revision"),
                  dict(kind="tot", b=1, k=1, evaluate="log_prob")):
     methods.check(methods.make("t", fields), [game], has_values=False)
-  with pytest.raises(UserError, match="num_thoughts, which Bare"):
-    methods.check(tot, [Bare()], has_values=True)
-  Bare.num_thoughts = 2
   oracle = methods.make("t", dict(kind="mcts", k=1, evaluate="oracle"))
   with pytest.raises(UserError, match=r"methods\.t: .*winnable"):
     methods.check(oracle, [Bare()], has_values=True)

@@ -104,7 +104,7 @@ def _make(rng: np.random.Generator, split: str, *, numbers: int, highest: int,
 
 def facts(seed: int, count: int, *, highest: int = 99, largest: int = LARGEST,
           lines: int = 16) -> Iterator[dict]:
-  """Drill: lines of arithmetic as problems need it, none of any problem.
+  """Drill: lines of arithmetic as problems need it, of which the results count.
 
   Seven in ten are sums and differences, a quarter of these with a number up to
   `largest`; the others are products up to `largest` and their quotients.
@@ -122,8 +122,8 @@ def facts(seed: int, count: int, *, highest: int = 99, largest: int = LARGEST,
       a, b = max(a, b), min(a, b)
       result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
       drawn.append(f"{a} {op} {b} = {result}\n")
-    yield {"messages": [{"role": "user", "content": "Practise"},
-                        {"role": "assistant", "content": "".join(drawn)}],
+    yield {"prompt": "Practise", "lines": drawn, "labels": [None] * lines,
+           "given": [line.rpartition(" ")[0] for line in drawn],
            "holdout": drawn[0]}
 
 

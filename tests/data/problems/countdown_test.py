@@ -123,7 +123,9 @@ def test_dials_that_leave_nothing_are_a_fault_of_the_user(monkeypatch):
 def test_facts_are_right_and_cover_what_problems_need():
   ops = collections.Counter()
   for row in countdown.facts(0, 200):
-    for line in row["messages"][1]["content"].splitlines():
+    assert row["labels"] == [None] * 16
+    for line, given in zip(row["lines"], row["given"], strict=True):
+      assert line.startswith(given) and given.endswith(" =")
       a, op, b, equals, result = line.split()
       want = {"+": operator.add, "-": operator.sub, "*": operator.mul,
               "/": operator.truediv}[op](int(a), int(b))
