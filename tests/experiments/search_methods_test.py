@@ -58,7 +58,7 @@ def test_judges_names_and_budgets():
     (dict(), "methods.m.kind=None"),
     (dict(kind="tot", b=2), "missing a required argument: 'k'"),
     (dict(kind="mcts", k=2, simulation=3), "did you mean 'simulations'?"),
-    (dict(kind="tot", b=0, k=2), "config.methods.m: b=0: must be a whole number"),
+    (dict(kind="tot", b=0, k=2), "methods.m: b=0: must be a whole number"),
     (dict(kind="best_of_n", n="many"), "config.methods.m: b=many"),
     (dict(kind="mcts", k=2, simulations=2.5), "must be a whole number"),
     (dict(kind="mcts", k=2, c="one"), "config.methods.m: "),
