@@ -21,8 +21,7 @@ SAMPLING = ("temperature", "min_p", "line_tokens", "answer_tokens", "batch")
 def _tot(b: int, k: int | Sequence[int], *, merge: bool = True,
          answers: int = 1) -> search.Beam:
   """`search.tree_of_thoughts`, with what an ablation may change."""
-  return search.Beam(b, k if isinstance(k, int) else tuple(k), merge=merge,
-                     answers=answers)
+  return search.Beam(b, search.depths(k), merge=merge, answers=answers)
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -34,7 +33,6 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "revision": search.revision,
 }
 CRITIC = "critic"  # The evaluator that is another checkpoint.
-_OF_VALUES = ("value", "last_value", "rollouts")  # Ask the value head.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Method:
   def needs_values(self) -> bool:
     if isinstance(self.strategy, search.Revision):
       return self.strategy.choose == "value"
-    return self.evaluate in _OF_VALUES and self.strategy.nodes(1) > 0
+    return self.evaluate in search.OF_VALUES and self.strategy.nodes(1) > 0
 
 
 def make(name: str, fields: Mapping[str, Any],

@@ -155,6 +155,7 @@ EVALUATORS: dict[str, Evaluate] = {
     "random": random, "self_evaluation": self_evaluation,
     "rollouts": rollouts, "oracle": oracle,
 }
+OF_VALUES = ("value", "last_value", "rollouts")  # They ask the value head.
 # They judge states, of which an answer has none: it is worth its last thought.
 _OF_STATES = (self_evaluation, rollouts, oracle)
 

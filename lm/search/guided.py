@@ -8,7 +8,9 @@ import numpy as np
 from lm.search import tree as tree_lib
 from lm.search.expand import pick
 from lm.search.result import Result
-from lm.search.strategies import by_depth, conclude, positive, reserve
+from lm.search.strategies import (
+    by_depth, conclude, depths, positive, reserve,
+)
 from lm.search.tree import KEPT, MERGED, OPEN, PRUNED
 from lm.types import UserError
 
@@ -73,14 +75,14 @@ class Agenda:
 def depth_first(k, *, prune: float = 0.1, accept: float = 0.5,
                 expansions: int = 24) -> Agenda:
   """ToT-DFS (2305.10601, algorithm 2): down, and back where hope is lost."""
-  return Agenda(_tuple(k), depth_first=True, prune=prune, accept=accept,
+  return Agenda(depths(k), depth_first=True, prune=prune, accept=accept,
                 expansions=expansions)
 
 
 def best_first(k, *, width: int = 1, accept: float = 0.5,
                expansions: int = 24) -> Agenda:
   """The best open thought next, whatever its depth, as in A*."""
-  return Agenda(_tuple(k), width=width, accept=accept, expansions=expansions)
+  return Agenda(depths(k), width=width, accept=accept, expansions=expansions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +142,17 @@ class Mcts:
       tree = tree_lib.backup(
           tree, np.where(at_leaf_P | grown_P, now_P, -1),
           value_P.astype(np.float32))
-      tree = tree_lib.mark(tree, np.where(
-          grown_P & alive_PR.any(axis=1), now_P, -1)[:, None], status=KEPT)
-      tree = tree_lib.mark(tree, np.where(
-          grown_P & ~alive_PR.any(axis=1) & (now_P > 0), now_P, -1)[:, None],
-          status=PRUNED)
+      lives_P = alive_PR.any(axis=1)
+      for status, which_P in ((KEPT, grown_P & lives_P),
+                              (PRUNED, grown_P & ~lives_P & (now_P > 0))):
+        tree = tree_lib.mark(tree, np.where(which_P, now_P, -1)[:, None],
+                             status=status)
     return conclude(tree, expand, evaluate, meter, answers=self.answers)
 
 
 def mcts(k, *, simulations: int = 24, c: float = 1.0, answers: int = 1) -> Mcts:
   """Monte-Carlo tree search; see `Mcts`."""
-  return Mcts(_tuple(k), simulations=simulations, c=c, answers=answers)
+  return Mcts(depths(k), simulations=simulations, c=c, answers=answers)
 
 
 def _several(nodes_PW, tree, k) -> np.ndarray:
@@ -162,10 +164,6 @@ def _several(nodes_PW, tree, k) -> np.ndarray:
   rows = np.where(np.arange(most) < times_PW[..., None], nodes_PW[..., None],
                   -1)
   return rows.reshape(len(nodes_PW), -1)
-
-
-def _tuple(k):
-  return k if isinstance(k, int) else tuple(k)
 
 
 def _logit(p: float) -> float:

@@ -154,10 +154,6 @@ def _rows(memory: Memory, nodes_PR, *, depth: int, max_tokens: int, key,
   def gather(prompt_PKTH, block_PCKMH):
     parts = [_take(prompt_PKTH[:, None], first_PR, *_KV)]
     parts += [_take(block_PCKMH, nodes, *_KV) for nodes in path]
-    empty = parts[0][:, :, :1]
-    parts.append(jnp.zeros_like(
-        jnp.broadcast_to(empty, (*empty.shape[:2], max_tokens,
-                                 empty.shape[3]))))
     return jnp.concatenate(parts, axis=2)
 
   positions = [_take(memory.prompt.positions_BS[:, None], first_PR, None)]
@@ -167,16 +163,14 @@ def _rows(memory: Memory, nodes_PR, *, depth: int, max_tokens: int, key,
     num_B = _take(memory.num_PC, nodes)
     positions.append((_take(memory.next_PC, nodes) - num_B)[:, None] + slot_M)
     segments.append((slot_M < num_B[:, None]).astype(jnp.int32))
-  batch = nodes_PR.size
-  tail = sharding.shard(jnp.zeros((batch, max_tokens), jnp.int32),
-                        "batch", None)
   stack = lambda parts: jnp.concatenate(
-      [sharding.shard(x, "batch", None) for x in (*parts, tail)], axis=1)
+      [sharding.shard(x, "batch", None) for x in parts], axis=1)
   cache = cache_lib.Cache(
       tuple(map(gather, memory.prompt.k_BKSH, memory.k_PCKMH)),
       tuple(map(gather, memory.prompt.v_BKSH, memory.v_PCKMH)),
       stack(positions), stack(segments),
       jnp.int32(memory.prompt.slots + len(path) * line))
+  cache = cache_lib.resize(cache, cache.slots + max_tokens)
   return decode.resume(
       cache, _take(memory.logits_PCV, nodes_PR, None),
       _take(memory.values_PC, nodes_PR),

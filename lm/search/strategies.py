@@ -17,11 +17,11 @@ import numpy as np
 
 from lm.search import tree as tree_lib
 from lm.search.budget import UNLIMITED, Budget, Cost, Meter
-from lm.search.evaluate import evaluator, of_states
+from lm.search.evaluate import OF_VALUES, evaluator, of_states
 from lm.search.expand import Evaluate, Expand, Thoughts, pick
 from lm.search.result import End, Problem, Result
 from lm.search.tree import KEPT, OPEN, Tree
-from lm.search.writer import Writer
+from lm.search.writer import Writer, Written
 from lm.types import UserError
 
 
@@ -62,7 +62,7 @@ def solve(
       a scalar head that the model has not; a budget that the prompt exceeds.
   """
   if isinstance(evaluate, str):
-    if (evaluate in ("value", "last_value", "rollouts")
+    if (evaluate in OF_VALUES
         and not writer.has_values and strategy.nodes(1)):
       raise UserError(f"evaluator {evaluate} needs a model with a value head:"
                       " train one with experiments.value, or use log_prob")
@@ -91,6 +91,11 @@ def positive(**numbers) -> None:
 def by_depth(k: int | tuple[int, ...], depth: int) -> int:
   """One number for all depths, or one for each; the last goes on."""
   return k if isinstance(k, int) else k[min(depth, len(k) - 1)]
+
+
+def depths(k: int | Sequence[int]) -> int | tuple[int, ...]:
+  """One number for all depths, or one for each, as strategies keep it."""
+  return k if isinstance(k, int) else tuple(k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,24 +134,31 @@ class Samples:
                           meter.left(closing=True), each)
     out = expand.finish(tree, roots_PR, meter, greedy=self.greedy,
                         closing=True, max_tokens=self.max_tokens)
-    results = []
-    for p, problem in enumerate(expand.problems):
-      answers = [problem.read_answer(text) for text in out.texts[p]]
-      best = self._best(answers, out.log_probs_PR[p])
-      ends = [End(None, text, answer)
-              for text, answer in zip(out.texts[p], answers, strict=True)]
-      results.append(Result(answers[best], out.texts[p][best], meter.costs[p],
-                            ends=ends))
-    return results
+    return whole_answers(expand, out, meter, self.choose)
 
-  def _best(self, answers, log_probs) -> int:
-    readable = [i for i, a in enumerate(answers) if a is not None]
-    if self.choose == "log_prob":
-      return max(readable, key=lambda i: log_probs[i], default=0)
-    if self.choose == "vote":
-      votes = Counter(answers[i] for i in readable)
-      return max(readable, key=lambda i: votes[answers[i]], default=0)
-    return readable[0] if readable else 0
+
+def whole_answers(expand: Expand, out: Written, meter: Meter, choose: str
+                  ) -> list[Result]:
+  """The results of texts that were written from the prompt; see `Samples`."""
+  results = []
+  for p, problem in enumerate(expand.problems):
+    answers = [problem.read_answer(text) for text in out.texts[p]]
+    best = _best(answers, out.log_probs_PR[p], choose)
+    ends = [End(None, text, answer)
+            for text, answer in zip(out.texts[p], answers, strict=True)]
+    results.append(Result(answers[best], out.texts[p][best], meter.costs[p],
+                          ends=ends))
+  return results
+
+
+def _best(answers, log_probs, choose: str) -> int:
+  readable = [i for i, a in enumerate(answers) if a is not None]
+  if choose == "log_prob":
+    return max(readable, key=lambda i: log_probs[i], default=0)
+  if choose == "vote":
+    votes = Counter(answers[i] for i in readable)
+    return max(readable, key=lambda i: votes[answers[i]], default=0)
+  return readable[0] if readable else 0
 
 
 def greedy() -> Samples:
@@ -263,7 +275,7 @@ def best_of_n(n: int) -> Beam:
 
 def tree_of_thoughts(b: int, k) -> Beam:
   """The paper's search: step-level beam."""
-  return Beam(b, k if isinstance(k, int) else tuple(k))
+  return Beam(b, depths(k))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,4 +305,4 @@ class WholeTree:
 
 def whole_tree(k) -> WholeTree:
   """All that is sampled; see `WholeTree`."""
-  return WholeTree(k if isinstance(k, int) else tuple(k))
+  return WholeTree(depths(k))

@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from lm.data.problems.task import PREFIXES, WAIT
 from lm.search.budget import Cost
-from lm.search.result import End, Result
-from lm.search.strategies import Samples, positive
+from lm.search.result import Result
+from lm.search.strategies import Samples, positive, whole_answers
 from lm.types import UserError
-
-SEARCH, REVISE, WAIT = "Search: ", "Revise: ", "Wait\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +28,7 @@ class TokenBeam:
     del tree, evaluate
     out = expand.writer.beam(expand.memory, self.b, meter.left(closing=True))
     meter.charge(out.costs)
-    results = []
-    for p, problem in enumerate(expand.problems):
-      answers = [problem.read_answer(text) for text in out.texts[p]]
-      best = max(range(self.b), key=lambda i: (
-          answers[i] is not None, out.log_probs_PR[p, i]))
-      ends = [End(None, text, answer)
-              for text, answer in zip(out.texts[p], answers, strict=True)]
-      results.append(Result(answers[best], out.texts[p][best], meter.costs[p],
-                            ends=ends))
-    return results
+    return whole_answers(expand, out, meter, "log_prob")
 
 
 def token_beam(b: int) -> TokenBeam:
@@ -52,7 +42,8 @@ def stream(*, max_tokens: int = 192, greedy: bool = True) -> Samples:
   It writes wrong turns and the way back too, after a prompt that asks for it;
   only a model that has learnt such texts can.
   """
-  return Samples(greedy=greedy, prefix=SEARCH, max_tokens=max_tokens)
+  return Samples(greedy=greedy, prefix=PREFIXES["streams"],
+                 max_tokens=max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Revision:
   """
   attempts: int = 2
   choose: str = "last"
-  prefix: str = REVISE
+  prefix: str = PREFIXES["revisions"]
 
   def __post_init__(self):
     positive(attempts=self.attempts)

@@ -73,7 +73,9 @@ class Writer:
   def has_values(self) -> bool:
     return self.model.config.scalar_head
 
-  max_length = property(lambda self: self.model.config.max_length)
+  @property
+  def max_length(self) -> int:
+    return self.model.config.max_length
 
   @property
   def dearest(self) -> float:
@@ -110,7 +112,7 @@ class Writer:
     memory, rows = memory_lib.grow(
         *self._prepared, memory, nodes_PR, slots_PR, left_P, key,
         self._newline, depth=depth, max_tokens=self.line_tokens,
-        rules=_rules(self), eos_id=self._ends)
+        rules=_rules(self), eos_id=self.vocab.eos_ids)
     return memory, self._written(rows, before)
 
   def finish(self, memory, nodes_PR, left_P, key, *, depth: int,
@@ -120,12 +122,8 @@ class Writer:
         *self._prepared, memory, nodes_PR, left_P, key, depth=depth,
         max_tokens=max_tokens or self.answer_tokens,
         rules=sampling.GREEDY if greedy else _rules(self),
-        eos_id=self._ends)
+        eos_id=self.vocab.eos_ids)
     return self._written(rows, self._before(memory, nodes_PR))
-
-  @property
-  def _ends(self) -> tuple[int, ...]:
-    return tuple(self.vocab.eos_ids)
 
   def _before(self, memory, nodes_PR) -> np.ndarray:
     """Tokens [P, R] that stand before what the nodes are continued by."""
@@ -156,7 +154,7 @@ class Writer:
     """The b likeliest continuations of each prompt by token-level beam."""
     nodes_PR = np.zeros((len(left_P), b), np.int32)
     rows, fed_P = memory_lib.beam(
-        *self._prepared, memory, nodes_PR, left_P, eos_id=self._ends,
+        *self._prepared, memory, nodes_PR, left_P, eos_id=self.vocab.eos_ids,
         max_tokens=max_tokens or self.answer_tokens)
     written = self._written(rows, self._before(memory, nodes_PR))
     # Hypotheses that were dropped on the way have been paid for too.

@@ -1,11 +1,18 @@
 """The contract of a problem: what `task.py`, search and grading ask of it."""
 
 from collections.abc import Sequence
+import re
 from typing import Any, Protocol
 
 import numpy as np
 
 State = Any  # Each problem has its own; hashable.
+
+
+def last_answer(pattern: re.Pattern, text: str) -> re.Match | None:
+  """The last line of a text that is an answer by its whole pattern."""
+  lines = reversed(text.strip().splitlines())
+  return next(filter(None, (pattern.fullmatch(x.strip()) for x in lines)), None)
 
 
 class Problem(Protocol):

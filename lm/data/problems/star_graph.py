@@ -18,6 +18,7 @@ import numpy as np
 
 from lm.data import corpus
 from lm.data.problems import task as task_lib
+from lm.data.problems.problem import last_answer
 
 SYMBOLS = (
     *(f"{space}{n}" for space in ("", "\u2581") for n in range(100)),
@@ -98,11 +99,8 @@ class StarGraph:
     return f"Answer: {' '.join(map(str, nodes))}"
 
   def read_answer(self, text: str) -> str | None:
-    for line in reversed(text.strip().splitlines()):
-      match = _ANSWER.fullmatch(line.strip())
-      if match:
-        return match[1]
-    return None
+    match = last_answer(_ANSWER, text)
+    return match[1] if match else None
 
   def grade(self, answer: str | None) -> bool:
     """Whether it is a path along edges from the centre to the goal."""

@@ -27,6 +27,7 @@ import numpy as np
 from lm.data import corpus
 from lm.data.problems import stories
 from lm.data.problems import task as task_lib
+from lm.data.problems.problem import last_answer
 from lm.data.problems.stories import LARGEST, Story
 
 State = tuple[tuple[str, int], ...]  # What was found: (name, value), by name.
@@ -153,11 +154,8 @@ class Words:
     return f"Answer: {dict(last.state()).get(self.story.target, last.result)}"
 
   def read_answer(self, text: str) -> str | None:
-    for line in reversed(text.strip().splitlines()):
-      match = _ANSWER.fullmatch(line.strip())
-      if match:
-        return match[1]
-    return None
+    match = last_answer(_ANSWER, text)
+    return match[1] if match else None
 
   def key(self) -> str:
     """The right answer, for hints."""
