@@ -13,8 +13,7 @@ budget of 512.
 All of it runs on Countdown. The other tasks leave out what says nothing new
 there: Game of 24 the further guided searches and the controls, and what its
 models have not learnt to write (searches, revisions, verdicts); words and star
-graphs also three of the five budgets. Some 6 minutes on two cores for 3M
-parameters, half of it compiling, which the next seed need not do again. `make
+graphs also three of the five budgets. Not timed with a trained model yet. `make
 grid` runs it for every size and seed; experiments.search.grid makes the tables.
 """
 

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   c.rounds = 12
   c.formats = dict(count=60_000, steps=250)  # Blind plays.
   # How training problems are played, and who judges where pruning does.
-  c.play = dict(kind="whole_tree", k=(16, 2, 1))
+  c.play = dict(kind="whole_tree", k=(16, 2, 1), evaluate="value")
   c.labels = "any"  # Of lines: 'outcome', 'mean' or 'any'.
   c.targets = "solutions"  # What the policy imitates: or 'visits' of MCTS.
   c.start = "last"  # Each round trains on; 'formats': from the beginning.

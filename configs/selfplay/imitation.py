@@ -1,4 +1,4 @@
-"""Game of 24 by imitation of an exact solver, as long as `game24` trains.
+"""Game of 24 by imitation of an exact solver, the control of self-play.
 
     python -m experiments.value.run --config=configs/selfplay/imitation.py
         --workdir=runs/selfplay/imitation/0

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
                  qk_norm=True)
   c.rounds = 2
   c.formats = dict(count=400, steps=60)
-  c.play = dict(kind="whole_tree", k=(8, 1))
+  c.play = dict(kind="whole_tree", k=(8, 1), evaluate="value")
   c.pool = 60
   c.per_round = 30
   c.batch = 30

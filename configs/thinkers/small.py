@@ -1,4 +1,4 @@
-"""A thinker of 0.04M parameters; see `large`.
+"""A thinker of 0.05M parameters; see `large`.
 
     python -m experiments.value.run --config=configs/thinkers/small.py
         --workdir=runs/thinkers/small/0

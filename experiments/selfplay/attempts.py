@@ -115,7 +115,7 @@ def lessons(every: Sequence[dict], recent: Sequence[dict], *, how: str,
     most: successes of one problem, drawn anew each round.
     failures: of them, for each success.
     rng: of the draws.
-    imitate: whether successes are imitated, or teach the value only.
+    imitate: whether successes are imitated, or but their answer lines.
   """
   worth = {} if how == "outcome" else labels(every, how)
 
@@ -123,8 +123,10 @@ def lessons(every: Sequence[dict], recent: Sequence[dict], *, how: str,
     lines, right = attempt["lines"], attempt["right"]
     marks = [float(right) if how == "outcome" else worth[
         (attempt["prompt"], *lines[:n])] for n in range(1, len(lines) + 1)]
+    weights = [float(right and imitate)] * len(lines)
+    weights[-1] = float(right)  # How to write the answer is always learnt.
     return {"prompt": attempt["prompt"], "lines": lines, "labels": marks,
-            "imitate": float(right and imitate), "done": True}
+            "imitate": weights, "done": True}
 
   by_prompt: dict[str, list[dict]] = {}
   for i in rng.permutation(len(every)):

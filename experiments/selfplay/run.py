@@ -21,7 +21,7 @@ from rich.progress import track
 
 from lm import model, objectives, search
 from lm.data import corpus, mixture, problems, store
-from lm.evals import calibration, curves, plot_style
+from lm.evals import curves, plot_style
 from lm.launch import main, methods, stage
 from lm.types import UserError
 from experiments.selfplay import attempts as attempts_lib
@@ -75,6 +75,9 @@ def _check(c, task) -> None:
                                       "key"):
     raise UserError(f"config.rationalize needs a task with an answer key, which"
                     f" {task.name} has not: use words, or leave it off")
+  if c["play"].get("evaluate") == methods.CRITIC:
+    raise UserError("config.play.evaluate='critic' is for experiments.search:"
+                    " a model that teaches itself judges itself")
   if c["targets"] == "visits" and c["play"]["kind"] != "mcts":
     raise UserError("config.targets='visits' needs config.play.kind='mcts',"
                     " whose visits they are")
@@ -117,7 +120,6 @@ def _writer(c, folder: pathlib.Path) -> search.Writer:
 def _play(c, workdir, folder, number: int, pool, before) -> dict:
   """Searches problems that are rarely solved; attempts to PLAYED."""
   rates = _rates(workdir, number)
-  # Of all of them when `per_round` is the whole pool.
   weights = np.array([1.05 - rates.get(p.prompt(), 0.0) for p in pool])
   rng = np.random.default_rng((c["seed"], number))
   chosen = rng.choice(len(pool), min(len(pool), c["per_round"]), replace=False,
@@ -264,17 +266,13 @@ def _learn(c, folder, steps: int, shares: dict[str, float], before) -> None:
                           length=length)
   sources = mixture.sources(folders, form="examples", length=length,
                             batch=config["batch"], seed=c["seed"])
-  probe = mixture.once(
-      [s for s in sources.values() if "values" in s.extra], batches=2)
-  evaluate = (calibration.values(stage.apply_of(made.model), probe)
-              if before else lambda params: {})
   if not before:
     made = stage.Program(made.model, objectives.next_token(
         stage.apply_of(made.model)))
   stage.Stage(
       name=f"selfplay {folder.name}", workdir=folder / "train", config=config,
       program=made, vocab=vocab, source=mixture.mixed(specs, sources),
-      evaluate=evaluate,
+      evaluate=lambda params: {},  # Held-out problems are answered after it.
       params=before and (lambda: stage.init_from(str(before)).params),
   ).fit()
 

@@ -89,12 +89,20 @@ def test_lessons_imitate_what_was_right_and_label_every_line(how, want):
       every, every, how=how, most=9, failures=1, rng=rng)
   assert len(right) == 2 and len(wrong) == 1
   row = next(r for r in right if len(r["lines"]) == 3)
-  assert row["labels"] == pytest.approx(want) and row["imitate"] == 1
-  assert wrong[0]["imitate"] == 0
+  assert row["labels"] == pytest.approx(want) and row["imitate"] == [1, 1, 1]
+  assert not any(wrong[0]["imitate"])
   assert wrong[0]["labels"][-1] == 0
   few, _ = attempts_lib.lessons(every, every, how=how, most=1, failures=1,
                                 rng=rng)
   assert len(few) == 1
+
+
+def test_under_visits_only_answer_lines_are_imitated():
+  every = [attempt("abx", True), attempt("aby", False)]
+  right, wrong = attempts_lib.lessons(
+      every, every, how="any", most=9, failures=1, imitate=False,
+      rng=np.random.default_rng(0))
+  assert right[0]["imitate"] == [0, 0, 1] and wrong[0]["imitate"] == [0, 0, 0]
 
 
 def test_visits_are_shares_among_siblings():
@@ -147,6 +155,7 @@ def test_it_goes_on_where_it_was(played, capsys):
 @pytest.mark.parametrize("change, message", [
     ("--config.labels=best", "outcome, mean, any"),
     ("--config.targets=visits", "config.play.kind='mcts'"),
+    ("--config.play.evaluate=critic", "experiments.search"),
     ("--config.task=chess", "game24"),
     ("--config.play.kind=whole", "whole_tree"),
     ("--config.rounds=3", "another config")])

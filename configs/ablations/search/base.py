@@ -4,7 +4,7 @@
 
 Question: what does each part of the search do? The same models (`make
 thinkers`, one a seed), the same 100 problems with targets that training never
-saw, one change a cell. Some 3 minutes on two cores.
+saw, one change a cell.
 """
 
 from configs.search import demo
