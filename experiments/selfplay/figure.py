@@ -14,6 +14,7 @@ _SERIES = (("search", "#007a5a", "held out, tree of thoughts"),
 def rounds(done: Sequence[Mapping[str, Any]]) -> Any:
   """The figure of the rounds' results; round 0 is before any search."""
   import matplotlib
+  import matplotlib.ticker
   if not done:
     raise UserError("no round to draw: has self-play begun?")
   figure, (ax,) = plot_style.figure(6.4, 3.6)
@@ -30,6 +31,7 @@ def rounds(done: Sequence[Mapping[str, Any]]) -> Any:
                         color=colour, alpha=0.1, lw=0)
     ax.set_ylim(0, 101)
     ax.set_xlabel("round")
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     ax.set_ylabel("solved (%)")
     ax.legend(loc="best")
   return figure
