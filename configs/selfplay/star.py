@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   c = game24.get_config()
   c.task = "words"
+  c.dials = dict()
   c.play = dict(kind="self_consistency", n=1)
   c.start = "formats"
   c.rationalize = True

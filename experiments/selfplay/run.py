@@ -27,12 +27,14 @@ from lm.types import UserError
 from experiments.selfplay import attempts as attempts_lib
 from experiments.selfplay import figure
 
-PLAYED, RIGHT, WRONG = "played.jsonl", "right.jsonl", "wrong.jsonl"
+FORMATS, PLAYED = "formats.jsonl", "played.jsonl"
+RIGHT, WRONG = "right.jsonl", "wrong.jsonl"  # To learn.
 VISITED, VISITS = "visited.jsonl", "visits.jsonl"  # Of a round; to learn.
 _FIELDS = (
     "seed", "mesh", "task", "dials", "model", "rounds", "formats", "play",
     "labels", "targets", "start", "rationalize", "pool", "per_round", "most",
-    "recent", "failures", "epochs", "training", "evaluate", *methods.SAMPLING)
+    "recent", "failures", "practice", "epochs", "training", "evaluate",
+    *methods.SAMPLING)
 
 
 def run(config, workdir: pathlib.Path, mesh) -> None:
@@ -65,6 +67,9 @@ def program(config) -> stage.Program:
 
 
 def _check(c, task) -> None:
+  if not 0 <= c["practice"] < 1:
+    raise UserError(f"config.practice={c['practice']!r}: give a share from 0 to"
+                    " less than 1")
   for name, known in (("labels", ("outcome", "mean", "any")),
                       ("targets", ("solutions", "visits")),
                       ("start", ("last", "formats"))):
@@ -94,9 +99,9 @@ def _round(c, workdir: pathlib.Path, number: int, task, pool) -> dict:
   if number == 0:
     rows = attempts_lib.formats(task, c["seed"], c["formats"]["count"],
                                 hints=c["rationalize"])
-    _write(folder / RIGHT, rows)
+    _write(folder / FORMATS, rows)
     found["steps"] = c["formats"]["steps"]
-    _learn(c, folder, found["steps"], {RIGHT: 1.0}, None)
+    _learn(c, folder, found["steps"], {FORMATS: 1.0}, None)
   else:
     before = workdir / f"round-{number - 1:02d}" / "train"
     found |= _play(c, workdir, folder, number, pool, before)
@@ -240,10 +245,18 @@ def _lessons(c, workdir, folder, number: int
   vocab = problems.vocabulary()
   count = sum(len(vocab.encode(r["prompt"] + "".join(r["lines"]))) + 3
               for r in (*right, *wrong))
-  # Nothing found yet: more practice of the form.
-  shares = {RIGHT if right else f"../round-00/{RIGHT}": 0.4}
+  # Who only imitates what won writes in lost games what would have won, true or
+  # not: so the form is practised on.
+  form = f"../round-00/{FORMATS}"
+  shares = {form: c["practice"]} if c["practice"] or not right else {}
+  learnt = 1.0 - c["practice"]
+  if right:
+    shares[RIGHT] = 0.4 * learnt
+  else:
+    shares[form] += 0.4 * learnt
   if wrong:
-    shares[WRONG] = 0.6
+    shares[WRONG] = 0.6 * learnt
+  count = round(count / learnt)
   if c["targets"] == "solutions":
     return shares, count
   _write(folder / VISITS, [

@@ -12,6 +12,7 @@ predictions on attempts at puzzles that are neither trained on nor test games.
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 
 from lm import model
@@ -21,6 +22,7 @@ from lm import sharding
 from lm import train
 from lm.data import mixture
 from lm.data import problems
+from lm.data import vocab as vocab_lib
 from lm.evals import calibration
 from lm.launch import main
 from lm.launch import stage
@@ -32,7 +34,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   config = config.to_dict()
   fresh = "model" in config
   own = ("model" if fresh else "init", "z_loss", "value_weight",
-         *(f for f in ("value_loss",) if f in config))
+         *(f for f in ("value_loss", "digits") if f in config))
   stage.check(config, own=own, evaluate=("every", "batches"))
   before = None if fresh else stage.init_from(config["init"])
   vocab = before.vocab if before else problems.vocabulary()
@@ -48,6 +50,11 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
         seed=config["seed"], **stage.hosts())
 
   made = program(config, before.config if before else None)
+  begin = None
+  if before:
+    begin = lambda: with_scalar_head(before)
+  elif config.get("digits"):
+    begin = lambda: with_digits(made.model, vocab, config["seed"])
   held_out = mixture.once(
       [s for name, s in sources("validation").items()
        if "values" in s.extra and specs[name].get("what") != "facts"],
@@ -56,8 +63,7 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
       name="value", workdir=workdir, config=config, program=made,
       vocab=vocab, source=mixture.mixed(specs, sources("train")),
       evaluate=calibration.values(stage.apply_of(made.model), held_out),
-      best="brier",
-      params=(lambda: with_scalar_head(before)) if before else None,
+      best="brier", params=begin,
   ).fit()
 
 
@@ -94,6 +100,20 @@ def with_scalar_head(loaded: train.Loaded):
   return {**loaded.params,
           "value": {"value": sharding.shard(jnp.zeros(width), None),
                     "bias": sharding.shard(jnp.zeros(()))}}
+
+
+def with_digits(net: model.LanguageModel, vocab: vocab_lib.Vocab, seed: int):
+  """Fresh parameters, numbers made of their digits (`model.from_digits`)."""
+  pieces = [vocab.piece(i) for i in range(vocab.size)]
+
+  def laid_out(key):
+    params = net.init(key)
+    table = model.from_digits(params["embed"]["table"], pieces,
+                              jax.random.fold_in(key, 1))
+    return {**params, "embed": {"table": sharding.shard(
+        table, *net.axes()["embed"]["table"])}}
+
+  return jax.jit(laid_out)(jax.random.key(seed))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,9 @@ def test_rounds_leave_results_and_a_figure(played):
   assert {json.loads(r)["prompt"] for r in rows} <= {
       p.prompt() for p in problems.make_task(
           "words", steps=2, distractors=3).problems("train", 60)}
+  lessons = {p.name.partition("-")[0]
+             for p in (played / "round-01" / "data").iterdir()}
+  assert "formats" in lessons  # It is practised on.
 
 
 def test_it_goes_on_where_it_was(played, capsys):
@@ -157,6 +160,7 @@ def test_it_goes_on_where_it_was(played, capsys):
     ("--config.targets=visits", "config.play.kind='mcts'"),
     ("--config.play.evaluate=critic", "experiments.search"),
     ("--config.task=chess", "game24"),
+    ("--config.practice=1.0", "from 0 to less than 1"),
     ("--config.play.kind=whole", "whole_tree"),
     ("--config.rounds=3", "another config")])
 def test_what_cannot_be_is_refused_in_one_line(

@@ -6,7 +6,7 @@ whole numbers; the grader takes any expression, fractions on the way included.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 import functools
 import itertools
@@ -18,11 +18,13 @@ import numpy as np
 
 State = tuple[int, ...]  # The numbers left, sorted.
 
-# Pieces that the vocabulary keeps whole, so that a number is one token.
-SYMBOLS = (
-    *(f"{space}{n}" for space in ("", "\u2581") for n in range(100)),
-    "\u2581(left:", ")\n", "Answer:",
-)
+
+def pieces(numbers: Iterable[int]) -> tuple[str, ...]:
+  """What a vocabulary keeps whole, so that each number is one token."""
+  return tuple(f"{space}{n}" for space in ("", "\u2581") for n in numbers)
+
+
+SYMBOLS = (*pieces(range(100)), "\u2581(left:", ")\n", "Answer:")
 
 _OPS = {"+": operator.add, "-": operator.sub, "*": operator.mul,
         "/": operator.truediv}

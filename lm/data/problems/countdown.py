@@ -106,19 +106,19 @@ def facts(seed: int, count: int, *, highest: int = 99, largest: int = LARGEST,
           lines: int = 16) -> Iterator[dict]:
   """Drill: lines of arithmetic as problems need it, of which the results count.
 
-  Seven in ten are sums and differences, a quarter of these with a number up to
+  Eight in ten are sums and differences, a quarter of these with a number up to
   `largest`; the others are products up to `largest` and their quotients.
   """
   rng = np.random.default_rng((56, seed))
   for _ in range(count):
     drawn = []
-    for op in rng.choice(list("+-*/"), size=lines, p=[0.35, 0.35, 0.15, 0.15]):
+    for op in rng.choice(list("+-*/"), size=lines, p=[0.4, 0.4, 0.1, 0.1]):
       a, b = map(int, rng.integers(1, highest + 1, size=2))
       if op in "*/":
         b = min(b, largest // a)
         a, b = (max(a, b), min(a, b)) if op == "*" else (a * b, b)
       elif rng.random() < 0.25:
-        a = int(rng.integers(1, largest - highest + 1))
+        a = int(rng.integers(1, largest + 1 - (b if op == "+" else 0)))
       a, b = max(a, b), min(a, b)
       result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
       drawn.append(f"{a} {op} {b} = {result}\n")
@@ -155,7 +155,9 @@ def parse(row: dict) -> Countdown:
 
 
 TASK = task_lib.Task(
-    name="countdown", symbols=(*arithmetic.SYMBOLS, *task_lib.SYMBOLS),
+    name="countdown", symbols=(
+        *arithmetic.SYMBOLS, *arithmetic.pieces(range(100, 200)),
+        *task_lib.SYMBOLS),
     make=_make, parse=parse, splits=tuple(_SPLITS), overlap=overlap,
     limits={"numbers": task_lib.Dial(4, 3, 6),
             "highest": task_lib.Dial(99, 9, 99),

@@ -23,6 +23,7 @@ from lm.data.problems.arithmetic import State
 
 TARGET = 24
 NUM_THOUGHTS = 3
+LARGEST = 13**4  # That play can come to.
 SYMBOLS = arithmetic.SYMBOLS
 
 # Part of what every mixture with a `holdout` of at least as much holds out.
@@ -101,26 +102,27 @@ def overlap(puzzles: Sequence[State] = ()) -> dict[int, float]:
 class Game24(arithmetic.Arithmetic):
   """One puzzle, as the search and the grader see it."""
   numbers: State
+  largest: int | None = None
 
   target = TARGET
-  largest = None
   highest = 13
   stray = 36
 
 
-def _make(rng: np.random.Generator, split: str) -> Game24:
-  puzzles = _puzzles(split)
-  return Game24(puzzles[rng.integers(len(puzzles))])
+def _make(rng: np.random.Generator, split: str, *, largest: int) -> Game24:
+  puzzles = _puzzles(split, largest)
+  return Game24(puzzles[rng.integers(len(puzzles))], largest)
 
 
 @functools.cache
-def _puzzles(split: str) -> tuple[State, ...]:
+def _puzzles(split: str, largest: int) -> tuple[State, ...]:
+  """Those of a split that play up to `largest` solves; of "test" all."""
   if split == "test":
     return test_puzzles()
-  if split == _BOTH:
-    return train_puzzles()
   return tuple(p for p in train_puzzles()
-               if corpus.split_of(prompt(p), _VALIDATION) == split)
+               if arithmetic.winnable(p, TARGET, largest) and (
+                   split == _BOTH
+                   or corpus.split_of(prompt(p), _VALIDATION) == split))
 
 
 def parse(row: dict) -> Game24:
@@ -131,7 +133,8 @@ def parse(row: dict) -> Game24:
 TASK = task_lib.Task(
     name="game24", symbols=(*SYMBOLS, *task_lib.SYMBOLS), make=_make,
     parse=parse, overlap=lambda problems: overlap(
-        [p.numbers for p in problems]))
+        [p.numbers for p in problems]),
+    limits={"largest": task_lib.Dial(LARGEST, 30, LARGEST)})
 # The first data of this game were drawn from all puzzles but the test's.
 _EVERY = dataclasses.replace(TASK, splits=(_BOTH,))
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from lm.data import corpus
-from lm.data.problems import game24
+from lm.data import problems
+from lm.data.problems import arithmetic, game24
 
 TEST = {tuple(sorted(p)) for p in game24.test_puzzles()}
 
@@ -44,3 +45,16 @@ def test_rows_of_a_user():
   for numbers in ([1, 2, 3], [1, 2, 3, 0], "a b c d", None, [1, 2, 3, 4.5]):
     with pytest.raises(ValueError, match="must be 4 whole numbers from 1"):
       game24.parse({"numbers": numbers})
+
+
+def test_a_bound_leaves_games_that_can_be_won_within_it():
+  easy = problems.make_task("game24", largest=40)
+  games = easy.problems("train", 900)
+  assert all(g.largest == 40 and g.winnable(g.start()) for g in games)
+  everywhere = problems.make_task("game24").problems("train", 900)
+  assert not all(arithmetic.winnable(g.numbers, 24, 40) for g in everywhere)
+  for row in problems.rows(0, 100, task="game24", what="values",
+                           dials=[("largest", 40)]):
+    assert all(max(game24.read(line) or (0,)) <= 40 for line, kept in zip(
+        row["lines"], row["imitate"], strict=True) if kept)
+  assert all(left[-1] <= 40 for g in games for _, left in g.options(g.start()))
