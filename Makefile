@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo game24 thinkers grid selfplay test lint plan soak peers bench \
-  build-files clean
+.PHONY: help venv demo game24 thinkers grid countdown selfplay test lint plan \
+  soak peers bench build-files clean
 SEEDS ?= 0 1 2
 SIZES ?= small medium large
 .DEFAULT_GOAL := help
@@ -50,15 +50,33 @@ grid: $(STAMP)  ## Search with every thinker at equal budgets, and compare.
 	$(BIN)/python -m experiments.search.grid runs/grid \
 	  --out=experiments/search/results/grid
 
-selfplay: $(STAMP)  ## Self-play on Game of 24, then its test games, by seed.
-	@set -e; for seed in $(SEEDS); do run=runs/selfplay/game24/$$seed; \
+countdown: $(STAMP)  ## Countdown, with targets held out, by seed.
+	@set -e; for seed in $(SEEDS); do \
+	  $(BIN)/python -m experiments.value.run --config.seed=$$seed \
+	    --config=configs/thinkers/countdown.py \
+	    --workdir=runs/thinkers/countdown/$$seed; \
+	  $(BIN)/python -m experiments.search.run --config.seed=$$seed \
+	    --config=configs/search/countdown.py \
+	    --workdir=runs/countdown/0.9M/$$seed; done
+	$(BIN)/python -m experiments.search.grid runs/countdown \
+	  --out=experiments/search/results/countdown
+
+selfplay: $(STAMP)  ## Self-play on Game of 24 and imitation, then its test games.
+	@set -e; for seed in $(SEEDS); do \
 	  $(BIN)/python -m experiments.selfplay.run --config.seed=$$seed \
-	    --config=configs/selfplay/game24.py --workdir=$$run; \
-	  for round in 00 12; do $(BIN)/python -m experiments.search.run \
-	    --config=configs/search/selfplay.py --config.seed=$$seed \
-	    --workdir=$$run/search-$$round \
-	    --config.init=$$run/round-$$round/train; \
-	  done; done
+	    --config=configs/selfplay/game24.py \
+	    --workdir=runs/selfplay/game24/$$seed; \
+	  $(BIN)/python -m experiments.value.run --config.seed=$$seed \
+	    --config=configs/selfplay/imitation.py \
+	    --workdir=runs/selfplay/imitation/$$seed; \
+	  for way in before:game24/$$seed/round-00/train imitation:imitation/$$seed \
+	      after:game24/$$seed/round-10/train; do \
+	    $(BIN)/python -m experiments.search.run --config.seed=$$seed \
+	      --config=configs/search/selfplay.py \
+	      --workdir=runs/selfplay/games/$${way%%:*}/$$seed \
+	      --config.init=runs/selfplay/$${way#*:}; done; done
+	$(BIN)/python -m experiments.search.grid runs/selfplay/games \
+	  --out=experiments/selfplay/results
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

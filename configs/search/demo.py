@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 WIDE, WIDER = (24, 4, 2), (48, 5, 2)
 
 
-def _tot(b, k, evaluate="value"):
+def tot(b, k, evaluate="value"):
   names = {"value": "value head", "last_value": "last value",
            "log_prob": "policy log-prob", "random": "random values"}
   ks = k if isinstance(k, int) else ",".join(map(str, k))
@@ -58,6 +58,6 @@ def get_config() -> ConfigDict:
   for name, b, k in (("b1_k5", 1, 5), ("b5_k5", 5, 5),
                      ("b5_wide", 5, WIDE), ("b5_wider", 5, WIDER)):
     for evaluate in ("value", "log_prob", "random"):
-      methods[f"tot_{evaluate}_{name}"] = _tot(b, k, evaluate)
+      methods[f"tot_{evaluate}_{name}"] = tot(b, k, evaluate)
   c.methods = methods
   return c

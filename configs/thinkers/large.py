@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
                  head_dim=64, d_mlp=352, max_length=512, tied=True,
                  qk_norm=True)
   c.digits = True  # Embeddings of numbers begin as sums of their digits'.
-  c.steps = 2000
+  c.steps = 4000
   c.batch = 32
   c.length = 128
   c.microbatches = 1
@@ -43,6 +43,6 @@ def get_config() -> ConfigDict:
       name="muon", learning_rate=5e-3, schedule="cosine", warmup=20, end=0.05,
       weight_decay=0.05, clip=1.0, dtype="bfloat16")
   c.log_every = 50
-  c.evaluate = dict(every=1000, batches=8)
+  c.evaluate = dict(every=2000, batches=8)
   c.checkpoint = dict(every=500, keep_last=2, keep_best=0)
   return c
