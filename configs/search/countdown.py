@@ -5,8 +5,8 @@
         --config.init=runs/thinkers/countdown/0
 
 A method NAME_B may write B tokens per problem and no more. The problems are
-drawn with results up to 999 on the way, as everywhere; the thinker has learnt to
-play up to 199, which solves 97 % of them.
+drawn with results up to 999 on the way, as everywhere; the thinker has learnt
+to play up to 199, which solves 97 % of them.
 """
 
 from configs.search import demo
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 # By budget: thoughts kept, and samples of each by depth.
 TOT = {512: (5, (30, 2, 2)), 2048: (10, (80, 8, 4)), 4096: (20, (96, 12, 4)),
-       8192: (40, (128, 12, 6))}
+       8192: (40, (128, 16, 6))}
 CONTROLS = ("log_prob", "random", "oracle")
 
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
   c.init = "runs/thinkers/countdown/{seed}"
   c.task = "countdown"
   c.temperature = 1.0
-  c.min_p = 0.2
+  c.min_p = 0.1
   c.answer_tokens = 48
   c.batch = 50
   c.answer = "tot_8192"
