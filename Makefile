@@ -70,7 +70,7 @@ selfplay: $(STAMP)  ## Self-play on Game of 24 and imitation, then its test game
 	    --config=configs/selfplay/imitation.py \
 	    --workdir=runs/selfplay/imitation/$$seed; \
 	  for way in before:game24/$$seed/round-00/train imitation:imitation/$$seed \
-	      after:game24/$$seed/round-10/train; do \
+	      after:game24/$$seed/round-08/train; do \
 	    $(BIN)/python -m experiments.search.run --config.seed=$$seed \
 	      --config=configs/search/selfplay.py \
 	      --workdir=runs/selfplay/games/$${way%%:*}/$$seed \

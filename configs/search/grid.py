@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
   c.init = "runs/thinkers/large/{seed}"
   c.task = "countdown"  # Of --problems.
   c.temperature = 1.0
-  c.min_p = 0.02
+  c.min_p = 0.1
   c.batch = 50
   c.answer_tokens = 48
   c.answer = f"tot_{CONTROL}"

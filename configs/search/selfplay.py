@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = demo.get_config()
-  c.init = "runs/selfplay/game24/{seed}/round-10/train"
+  c.init = "runs/selfplay/game24/{seed}/round-08/train"
   c.temperature = 1.0
   c.min_p = 0.02
   c.answer = "tot_value_b5_widest"

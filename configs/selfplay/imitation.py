@@ -18,12 +18,12 @@ def get_config() -> ConfigDict:
   for name in ("batch", "length", "microbatches", "compiler_options",
                "optimizer", "log_every"):
     c[name] = other.training[name]
-  c.steps = 3800
+  c.steps = 3033
   c.z_loss = 0.0
   c.value_weight = 1.0
   c.data = dict(folder="", sources=dict(game24=dict(
       kind="problems", task="game24", what="values", rate=1.0, count=100_000,
       seed=0, holdout=0.04, sound=0.3, dials=dict(largest=99))))
-  c.evaluate = dict(every=1900, batches=8)
+  c.evaluate = dict(every=1500, batches=8)
   c.checkpoint = dict(every=500, keep_last=2, keep_best=0)
   return c
