@@ -232,7 +232,7 @@ def test_symbols_are_pieces_and_cut_no_words():
   rows = [m["content"] for what in ("streams", "revisions", "verdicts")
           for row in task.dialogues(made, what, 0, 60) for m in row["messages"]]
   rows += ["Who knows nothing of yesterday?"] * 300
-  vocab = vocab_lib.train(rows, 580, symbols=made.symbols)
+  vocab = vocab_lib.train(rows, 780, symbols=made.symbols)
   def pieces(text):
     return [vocab.piece(i).replace("\u2581", " ") for i in vocab.encode(text)]
   assert pieces("Back to: 4 44\n") == ["Back to:", " 4", " 44", "\n"]
