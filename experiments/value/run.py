@@ -4,10 +4,12 @@
         --workdir=runs/value/tiny --config.init=runs/instruct/tiny
 
 A scalar head is added to the checkpoint `init`; with `model` in its place both
-begin from nothing, with the vocabulary of the tasks. One forward pass trains
-both: the head on the outcome of every line of good and bad attempts, the
-language model on the sound ones only. The measures are those of the head's
-predictions on attempts at puzzles that are neither trained on nor test games.
+begin from nothing, with the vocabulary of the tasks (and with `digits` numbers
+begin as sums of their digits' vectors, see `lm.model.numerals`). One forward
+pass trains both: the head on the outcome of every line of good and bad
+attempts, the language model on the sound ones only. The measures are those of
+the head's predictions on attempts at puzzles that are neither trained on nor
+test games.
 """
 
 import pathlib
@@ -34,7 +36,8 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   config = config.to_dict()
   fresh = "model" in config
   own = ("model" if fresh else "init", "z_loss", "value_weight",
-         *(f for f in ("value_loss", "digits") if f in config))
+         *(f for f in ("value_loss", "digits" if fresh else None)
+           if f in config))
   stage.check(config, own=own, evaluate=("every", "batches"))
   before = None if fresh else stage.init_from(config["init"])
   vocab = before.vocab if before else problems.vocabulary()
