@@ -35,9 +35,9 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   del mesh  # It is set.
   config = config.to_dict()
   fresh = "model" in config
+  more = ("value_loss", "digits") if fresh else ("value_loss",)
   own = ("model" if fresh else "init", "z_loss", "value_weight",
-         *(f for f in ("value_loss", "digits" if fresh else None)
-           if f in config))
+         *(f for f in more if f in config))
   stage.check(config, own=own, evaluate=("every", "batches"))
   before = None if fresh else stage.init_from(config["init"])
   vocab = before.vocab if before else problems.vocabulary()
