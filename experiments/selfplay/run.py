@@ -245,8 +245,8 @@ def _lessons(c, workdir, folder, number: int
   vocab = problems.vocabulary()
   count = sum(len(vocab.encode(r["prompt"] + "".join(r["lines"]))) + 3
               for r in (*right, *wrong))
-  # Who only imitates what won writes in lost games what would have won, true or
-  # not: so the form is practised on.
+  # Who only imitates what won writes what would have won in lost games too,
+  # true or not: so the form is practised on.
   form = f"../round-00/{FORMATS}"
   shares = {form: c["practice"]} if c["practice"] or not right else {}
   learnt = 1.0 - c["practice"]
