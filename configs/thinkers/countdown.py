@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   c = large.get_config()
-  c.steps = 6000
+  c.steps = 8000
   sources = c.data.sources
   for name in list(sources):
     if name not in ("facts", "countdown"):
       del sources[name]
   sources.facts.update(rate=0.35, count=100_000)
-  sources.countdown.update(rate=0.65, count=150_000)
-  c.evaluate.every = 1200
-  c.checkpoint.every = 600
+  sources.countdown.update(rate=0.65, count=150_000, sound=0.3)
+  c.evaluate.every = 1600
+  c.checkpoint.every = 400
   return c

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   few = dict(dials=dict(largest=199))
   c.data = dict(folder="runs/thinkers/data", sources=dict(
       facts=rows("countdown", 0.28, "facts", 60_000, **few),
-      countdown=rows("countdown", 0.28, count=100_000, sound=0.1, **few),
+      countdown=rows("countdown", 0.28, count=100_000, sound=0.3, **few),
       game24=rows("game24", 0.14, sound=0.3, dials=dict(largest=99)),
       words=rows("words", 0.1), star_graph=rows("star_graph", 0.1),
       streams=rows("countdown", 0.04, "streams", 20_000, **few),

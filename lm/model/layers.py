@@ -22,11 +22,29 @@ def kernel_init(fan_in: int, scale: float = 1.0):
   return nn.initializers.normal(scale * fan_in ** -0.5)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def rms_norm(x, scale, eps, dtype):
   """RMSNorm (1910.07467) in float32, over the last axis; gives `dtype`."""
+  return _rms_norm_forward(x, scale, eps, dtype)[0]
+
+
+def _rms_norm_forward(x, scale, eps, dtype):
   y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  return (y * scale).astype(dtype)
+  inverse = jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+  return (y * inverse * scale).astype(dtype), (x, scale, inverse)
+
+
+def _rms_norm_backward(eps, dtype, saved, g):
+  del eps, dtype
+  x, scale, inverse = saved
+  y, g = x.astype(jnp.float32) * inverse, g.astype(jnp.float32)
+  d_scale = jnp.sum(g * y, axis=tuple(range(x.ndim - 1)))
+  g = g * scale
+  dx = inverse * (g - y * jnp.mean(g * y, axis=-1, keepdims=True))
+  return dx.astype(x.dtype), d_scale.astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class RMSNorm(nn.Module):
@@ -55,7 +73,12 @@ def rope_table(config: ModelConfig, positions_BT):
     blend = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
     freq = freq * (blend + (1 - blend) / factor)
   angle = positions_BT[..., None].astype(jnp.float32) * freq
-  return jnp.cos(angle), jnp.sin(angle)
+  table = jnp.cos(angle), jnp.sin(angle)
+  if sharding.platform() == "cpu":
+    # XLA:CPU would compute both again wherever they are used, but no product
+    # (and it drops optimization barriers too early).
+    table = tuple(y @ jnp.eye(half) for y in table)
+  return table
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -129,7 +152,9 @@ def _swiglu_backward(dtype, saved, g):
   del dtype
   gate, up = saved
   x, g = gate.astype(jnp.float32), g.astype(jnp.float32)
-  s = jax.nn.sigmoid(x)
+  # Not by `sigmoid`: XLA would keep that of the forward pass for this one, and
+  # write it to memory.
+  s = 0.5 + 0.5 * jnp.tanh(0.5 * x)
   d_gate = g * up * s * (1 + x * (1 - s))
   return d_gate.astype(gate.dtype), (g * x * s).astype(up.dtype)
 

@@ -113,8 +113,11 @@ def _partners(n: int, target: int, largest: int | None) -> frozenset[int]:
       p for p in found if p >= 0 and (largest is None or p <= largest))
 
 
+FAULTS = ("foreign", "result", "rest")
+
+
 def fault(state: State, move: Move, rng: np.random.Generator, *, stray: int,
-          largest: int | None = None) -> Move:
+          largest: int | None = None, kinds: Sequence[str] = FAULTS) -> Move:
   """A number from nowhere, a wrong result, or a wrong rest.
 
   Args:
@@ -123,6 +126,7 @@ def fault(state: State, move: Move, rng: np.random.Generator, *, stray: int,
     rng: of the fault.
     stray: the largest number that is made up.
     largest: that play knows.
+    kinds: to choose from: FAULTS, and "remainder", a division that leaves one.
   """
   left = list(move.left)
   left.remove(move.result)
@@ -133,7 +137,12 @@ def fault(state: State, move: Move, rng: np.random.Generator, *, stray: int,
         rng.integers(1, stray + 1)])))
     return other if largest is None else min(other, largest)
 
-  kind = rng.choice(["foreign", "result", "rest"])
+  kind = rng.choice(kinds)
+  uneven = [(b, a, rest) for b, a, rest in _pairs(state) if b and a % b]
+  if kind == "remainder" and uneven:
+    b, a, rest = uneven[rng.integers(len(uneven))]
+    claimed = max(1, a // b + int(rng.integers(-2, 6)))
+    return Move(a, "/", b, claimed, tuple(sorted((*rest, claimed))))
   if kind == "foreign":
     # A correct line, but about a number that is not there, or not twice.
     partner = move.a if rng.random() < 0.3 else instead(move.b)
@@ -271,12 +280,14 @@ class Arithmetic:
     largest: number that play knows; None: any.
     highest: number that a puzzle may have.
     stray: largest number that a faulty line makes up.
+    faults: kinds of them.
   """
   numbers: State
   target: int
   largest: int | None
   highest: int
   stray: int
+  faults = FAULTS
 
   @property
   def num_thoughts(self) -> int:
@@ -316,7 +327,8 @@ class Arithmetic:
             ) -> tuple[str, State]:
     move = read_move(line)
     if move is not None:
-      move = fault(state, move, rng, stray=self.stray, largest=self.largest)
+      move = fault(state, move, rng, stray=self.stray, largest=self.largest,
+                   kinds=self.faults)
       return move.line(), move.left
     written = self.read_answer(line)
     digits = re.findall(r"\d+", written or "")

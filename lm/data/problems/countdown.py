@@ -48,6 +48,7 @@ class Countdown(arithmetic.Arithmetic):
 
   highest = 99
   stray = 99
+  faults = (*arithmetic.FAULTS, "remainder")
 
 
 @functools.cache
