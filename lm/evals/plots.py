@@ -202,13 +202,14 @@ def _scales(ax, methods, cost: str) -> None:
 def frontier(
     methods: Sequence[Mapping[str, Any]], *, title: str | None = None,
 ) -> Any:
-  """Accuracy against FLOPs for several model sizes on one axis.
+  """Accuracy against FLOPs for several models on one axis.
 
-  A colour for each size, a marker for each family. The line is a size's upper
+  A colour for each model, a marker for each family. The line is a model's upper
   envelope; what lies below it is pale.
 
   Args:
-    methods: rows as in `lm.evals.curves`, with "parameters".
+    methods: rows as in `lm.evals.curves`, with "parameters", and with "size",
+      a name, where models have equally many.
     title: above the figure.
 
   Raises:
@@ -218,15 +219,16 @@ def frontier(
     raise UserError("no method to draw: search with several model sizes first")
   import matplotlib
   from matplotlib.lines import Line2D
-  sizes = sorted({m["parameters"] for m in methods})
-  shades = _shades(len(sizes))
+  models = sorted(dict.fromkeys(map(_model, methods)), key=lambda m: m[0])
+  shades = _shades(len(models))
+  alike = len({m[0] for m in models}) < len(models)
   spare = iter(_cycle(_SPARE, len(methods)))
   looks = {family: FAMILIES.get(family) or (*next(spare), family)
            for family in curves.curves(methods)}
   figure, (ax,) = plot_style.figure(8.6, 5.4)
   with matplotlib.rc_context(STYLE):
-    for size, colour in zip(sizes, shades):
-      mine = [m for m in methods if m["parameters"] == size]
+    for model, colour in zip(models, shades):
+      mine = [m for m in methods if _model(m) == model]
       best = curves.frontier(mine, cost="flops")
       ax.plot([m["flops"] for m in best], [m["accuracy"] for m in best],
               color=colour, lw=2.2, zorder=3)
@@ -237,8 +239,9 @@ def frontier(
                 zorder=4 if on_top else 2)
     _scales(ax, methods, "flops")
     ax.set_ylabel("problems solved")
-    of_sizes = [Line2D([], [], color=c, lw=2.6, label=_count(n))
-                for n, c in zip(sizes, shades)]
+    of_models = [Line2D([], [], color=c, lw=2.6,
+                        label=f"{name}, {_count(n)}" if alike else _count(n))
+                 for (n, name), c in zip(models, shades)]
     of_families = [
         Line2D([], [], color=MUTED, ls="none", marker=marker, label=name,
                ms=_marker_size(marker), markeredgecolor="white",
@@ -247,13 +250,17 @@ def frontier(
     figure.legend(handles=of_families, loc="outside lower center",
                   ncols=min(3, len(of_families)), columnspacing=1.8,
                   handletextpad=0.3)
-    figure.legend(handles=of_sizes[::-1], title="parameters",
+    figure.legend(handles=of_models[::-1], title="parameters",
                   loc="outside right upper", alignment="left",
                   title_fontsize=9.5)
     if title:
       figure.suptitle(title, x=0.01, ha="left", weight="semibold",
                       fontsize=12.5)
   return figure
+
+
+def _model(row: Mapping[str, Any]) -> tuple[float, str]:
+  return row["parameters"], row.get("size", "")
 
 
 def _shades(n: int) -> list[Any]:
