@@ -102,7 +102,7 @@ peers: .venv/.peers  ## Hold models against transformers, minutes: docs/models.m
 	  | xargs $(BIN)/python -m pytest -p no:xdist $(ARGS)
 
 bench: .venv/.peers  ## One script per figure.
-	@set -e; for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); \
+	@set -e; for script in $(filter-out %/common.py %/plain.py,$(wildcard benchmarks/*.py)); \
 	  do echo "== $$script"; $(BIN)/python $$script; done
 
 build-files: $(STAMP)  ## Rewrite the Bazel BUILD files from the imports.

@@ -20,6 +20,7 @@ from lm import model
 from lm.decode import engine
 from lm.decode import prepared
 from lm.launch import runtime
+from lm.train import peak
 
 SHAPE = model.size("smollm2-135m", max_length=2048)
 NEW = 64  # Tokens written by each row; 16 are read before.
@@ -81,26 +82,13 @@ def theirs(dtype: torch.dtype):
   return write, read
 
 
-def roof(bytes_per_parameter: int) -> float:
-  """Tokens a second if each only read the weights once, by a parallel sum."""
-  x = jax.numpy.ones((2**28,), jax.numpy.float32)
-  total = jax.jit(lambda x: x.reshape(256, -1).sum(1))
-  total(x).block_until_ready()
-  times = []
-  for _ in range(5):
-    start = time.perf_counter()
-    total(x).block_until_ready()
-    times.append(time.perf_counter() - start)
-  size = bytes_per_parameter * SHAPE.num_params
-  return x.nbytes / min(times) / size
-
-
 def main() -> None:
   runtime.restart_with(runtime.ALLOCATOR)
   runtime.quiet_without_accelerator()
   transformers.utils.logging.set_verbosity_error()
+  reads = peak.bandwidth() / SHAPE.num_params  # By a parallel sum.
   sys.stdout.write(
-      f"memory roof: {roof(4):.0f} tokens/s in float32, {roof(2):.0f} in"
+      f"memory roof: {reads / 4:.0f} tokens/s in float32, {reads / 2:.0f} in"
       " bfloat16\n")
   peers = {name: theirs(getattr(torch, name))
            for name in ("float32", "bfloat16")}

@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 
+from lm.launch import bench_command
 from lm.launch import chat
 from lm.launch import doctor
 from lm.launch import draw_command
@@ -54,6 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   _add_ablate(commands)
   _add_plan(commands)
   doctor.add(commands)
+  bench_command.add(commands)
   tpu.add(commands)
   args, args.rest = parser.parse_known_args(argv)
   for item in args.rest:

@@ -4,9 +4,10 @@
         --workdir=runs/search/countdown/0
         --config.init=runs/thinkers/countdown/0
 
-A method NAME_B may write B tokens per problem and no more. The problems are
-drawn with results up to 999 on the way, as everywhere; the thinker has learnt
-to play up to 199, which solves 97 % of them.
+A method NAME_B may write B tokens per problem and no more. Held-out targets are
+searched by all methods, held-out inputs, and both held out, by those at one
+budget. The problems are drawn with results up to 999 on the way, as everywhere;
+the thinker has learnt to play up to 199, which solves 97 % of them.
 """
 
 from configs.search import demo
@@ -44,8 +45,9 @@ def get_config() -> ConfigDict:
           label=f"tot by {judge.replace('_', ' ')}, {budget} tokens")
           for judge in CONTROLS}
   c.methods = methods
-  of = lambda split: dict(task="countdown", dials={}, split=split, count=200,
-                          methods=("*",))
-  c.tasks = {split: of(split) for split in (
-      "test_targets", "test_inputs", "test")}
+  of = lambda split, *names: dict(task="countdown", dials={}, split=split,
+                                  count=200, methods=names)
+  some = ("greedy", "self_consistency_4096", "best_of_n_4096", "tot_4096")
+  c.tasks = {"test_targets": of("test_targets", "*"),
+             "test_inputs": of("test_inputs", *some), "test": of("test", *some)}
   return c

@@ -1,4 +1,5 @@
-"""The machine's matmul peak, measured once: the denominator of MFU."""
+"""What the machine could do: its matmul peak, the denominator of MFU, measured
+once, and how fast it reads memory."""
 
 import functools
 import json
@@ -22,10 +23,8 @@ def flops(folder: str | os.PathLike | None = None) -> float:
     folder: of the cache; by default $LM_CACHE or ~/.cache/lm.
   """
   device = jax.devices()[0]
-  cores = len(os.sched_getaffinity(0)) if hasattr(
-      os, "sched_getaffinity") else os.cpu_count()
   key = "/".join((device.platform, device.device_kind, platform.node(),
-                  f"{cores} cores", f"jax {jax.__version__}"))
+                  f"{cores()} cores", f"jax {jax.__version__}"))
   folder = pathlib.Path(folder or os.environ.get("LM_CACHE")
                         or pathlib.Path.home() / ".cache" / "lm")
   path = folder / "peak.json"
@@ -45,14 +44,22 @@ def flops(folder: str | os.PathLike | None = None) -> float:
   return one if device.platform == "cpu" else one * jax.device_count()
 
 
-def measure(*, seconds: float = 0.4) -> float:
+def cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def measure(*, seconds: float = 0.4, dtypes=("bfloat16", "float32")) -> float:
   """The best FLOP/s of a square matmul on the first device.
 
-  float32 and bfloat16 inputs, both with a float32 result, as the model's
-  matmuls have; other work on the machine lowers what is found.
+  With a float32 result, as the model's matmuls have; other work on the machine
+  lowers what is found.
 
   Args:
     seconds: time spent on each type, after compiling.
+    dtypes: of the inputs.
   """
   device = jax.devices()[0]
   size = 1024 if device.platform == "cpu" else 8192
@@ -60,11 +67,30 @@ def measure(*, seconds: float = 0.4) -> float:
   with jax.set_mesh(sharding.make_mesh(devices=[device])):
     dot = jax.jit(functools.partial(
         jnp.matmul, preferred_element_type=jnp.float32))
-    for dtype in (jnp.bfloat16, jnp.float32):
+    for dtype in dtypes:
       x = jax.device_put(jnp.ones((size, size), dtype), device)
       dot(x, x).block_until_ready()
       end = time.perf_counter() + seconds
       while (begin := time.perf_counter()) < end:
         dot(x, x).block_until_ready()
         best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+  return best
+
+
+def bandwidth(*, runs: int = 5) -> float:
+  """Bytes a second at which the first device reads memory.
+
+  Args:
+    runs: sums of 1 GiB of float32, after compiling; the best counts.
+  """
+  device = jax.devices()[0]
+  best = 0.0
+  with jax.set_mesh(sharding.make_mesh(devices=[device])):
+    x = jnp.ones((256, 2**20), jnp.float32)
+    total = jax.jit(lambda x: x.sum(1))
+    total(x).block_until_ready()
+    for _ in range(runs):
+      begin = time.perf_counter()
+      total(x).block_until_ready()
+      best = max(best, x.nbytes / (time.perf_counter() - begin))
   return best

@@ -55,7 +55,7 @@ def test_flops_are_those_of_the_forward_pass(changes):
   tokens = jax.ShapeDtypeStruct((3, 20), np.int32)
   jaxpr = jax.make_jaxpr(lm.forward)(lm.abstract(), tokens)
   # The reference attention multiplies every query with all 20 keys. On a CPU
-  # the table of angles is written by two products of [.., H / 2] and an identity.
+  # the table of angles, [.., H / 2], is written by two products.
   table = 2 * 2 * (config.head_dim // 2) ** 2
   assert tiny.products(jaxpr.jaxpr) == 3 * 20 * (
       config.flops_per_token(20) + table)
