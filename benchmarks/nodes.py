@@ -45,7 +45,7 @@ class Anything:
 
 def ours() -> float:
   """Nodes a second of one search over all problems, answers left out."""
-  result = search.solve(_STRATEGY, _writer(), _PROBLEMS, jax.random.key(0))
+  result = search.solve(_STRATEGY, writer(), _PROBLEMS, jax.random.key(0))
   nodes = sum(len(r.nodes) for r in result)
   return nodes / sum(r.cost.seconds for r in result)
 
@@ -55,7 +55,7 @@ _PROBLEMS = [Anything(i) for i in range(PROBLEMS)]
 
 
 @functools.cache
-def _writer() -> search.Writer:
+def writer() -> search.Writer:
   lm = model.LanguageModel(SHAPE)
   return search.Writer(lm, lm.init(jax.random.key(0)), VOCAB,
                        line_tokens=THOUGHT, answer_tokens=1)

@@ -145,15 +145,20 @@ def best_pytorch(size: str) -> tuple[str, Measure]:
   return best, ways[best]
 
 
+def prepare() -> None:
+  """Of the process: our allocator's setting, and silence."""
+  runtime.restart_with(runtime.ALLOCATOR)
+  runtime.quiet_without_accelerator()
+  transformers.utils.logging.set_verbosity_error()
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=[*SHAPES])
   parser.add_argument("--runs", type=int, default=5, help="pairs that count")
   args = parser.parse_args()
-  runtime.restart_with(runtime.ALLOCATOR)
-  runtime.quiet_without_accelerator()
-  transformers.utils.logging.set_verbosity_error()
+  prepare()
   with jax.set_mesh(sharding.make_mesh(dict(data=1))):
     for size in args.sizes:
       mine = ours(size)
