@@ -3,8 +3,8 @@
     python benchmarks/start.py
 
 Ours is the pre-training command as users type it, its data prepared, up to the
-line of its first step. The peer is the least that a PyTorch user would write: it
-imports torch and transformers, makes a Llama of the same shape, and does one
+line of its first step. The peer is the least that a PyTorch user would write:
+it imports torch and transformers, makes a Llama of the same shape, and does one
 step on random tokens, with no data, no checkpoint and no log. Seconds.
 """
 

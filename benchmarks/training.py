@@ -104,24 +104,28 @@ def plain_jax(size: str) -> Measure:
   return timed(once, tokens.size)
 
 
-def pytorch(size: str, *, bfloat16: bool, compiled: bool) -> Measure:
+def llama(size: str) -> transformers.LlamaForCausalLM:
   c = config_of(size)
-  llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+  return transformers.LlamaForCausalLM(transformers.LlamaConfig(
       vocab_size=c.vocab_size, hidden_size=c.d_model,
       intermediate_size=c.d_mlp, num_hidden_layers=c.num_layers,
       num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads,
       max_position_embeddings=c.max_length, tie_word_embeddings=True,
       use_cache=False))
-  optimizer = torch.optim.AdamW(llama.parameters(), 1e-3, (0.9, 0.95),
+
+
+def pytorch(size: str, *, bfloat16: bool, compiled: bool) -> Measure:
+  net = llama(size)
+  optimizer = torch.optim.AdamW(net.parameters(), 1e-3, (0.9, 0.95),
                                 weight_decay=0.1, fused=True)
-  call = torch.compile(llama) if compiled else llama
+  call = torch.compile(net) if compiled else net
   tokens = torch.from_numpy(tokens_of(size)).long()
 
   def once():
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
       loss = call(input_ids=tokens, labels=tokens).loss
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(llama.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
     loss.item()
