@@ -62,7 +62,9 @@ class Data:
                            batch=ROWS, seed=seed)
 
   def train(self, seed: int) -> Iterator:
-    return iter(mixture.mixed(SOURCES, self._sources("train", seed)))
+    source = mixture.mixed(SOURCES, self._sources("train", seed))
+    while True:
+      yield source()
 
 
 def ours(data: Data, seed: int, steps: int, optimizer, every: int, **shape

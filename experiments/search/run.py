@@ -11,10 +11,11 @@ hardest problems (draw them with `lm draw`); and how far the leaves' scores can
 be trusted, which calibration.png shows. With --problems=FILE (one row of
 `config.task` a line, such as `{"numbers": [4, 9, 10, 13]}`) the method
 `config.answer` answers your own problems instead; --json=OUT takes one answer a
-line.
+line. The same command goes on with the first task that it has not finished.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -149,34 +150,31 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
 
 def _report(c, jobs, methods, writer, loaded, critic,
             workdir: pathlib.Path) -> None:
-  """Searches every job, and writes report.json, result.json and figures."""
+  """Searches every job, and writes report.json, result.json and figures.
+
+  What a job came to is also kept by itself, so that an interrupted search goes
+  on with the next one.
+  """
   report = {"seed": c["seed"], "checkpoint": str(loaded.path),
             "parameters": loaded.config.num_params, "trees": [], "tasks": {}}
   result: dict[str, float] = {}
   for job in jobs:
-    rows, outcomes, costs, kept = [], {}, {}, None
-    for method in (methods[name] for name in job.methods):
-      results, seconds = solve(method, writer, job.problems,
-                               jax.random.key(c["seed"]), batch=c["batch"],
-                               critic=critic)
-      correct = [bool(p.grade(r.answer)) for p, r in zip(
-          job.problems, results, strict=True)]
-      outcomes[method.name] = correct
-      costs[method.name] = findings.costs_of(results)
-      rows.append(findings.row(method, correct, results, seconds))
-      if method.name == c["answer"]:
-        kept = results
-    about = findings.section(job, rows, outcomes, costs)
-    about["calibration"] = {}
-    if kept is not None:
-      report["trees"] += findings.hardest(
-          job, kept, outcomes, of=c["answer"], count=c["trees"])
-      about["calibration"] = findings.reliability(
-          job, methods[c["answer"]], kept)
+    kept = workdir / "tasks" / f"{job.name}.json"
+    made_of = hashlib.sha256(json.dumps(
+        [c, str(loaded.path), loaded.description], default=str,
+        sort_keys=True).encode()).hexdigest()
+    found = _kept(kept, made_of)
+    if found is None:
+      found = {"made_of": made_of, **_search(
+          c, job, methods, writer, critic)}
+      kept.parent.mkdir(exist_ok=True)
+      store.write_atomic(kept, json.dumps(found).encode())
+    about, rows = found["about"], found["about"]["methods"]
+    report["trees"] += found["trees"]
     report["tasks"][job.name] = about
-    if found := about["calibration"]:
+    if odds := about["calibration"]:
       name = "calibration" if len(jobs) == 1 else f"calibration_{job.name}"
-      plots.save(plots.reliability(found["predicted"], found["outcomes"]),
+      plots.save(plots.reliability(odds["predicted"], odds["outcomes"]),
                  workdir / f"{name}.png")
     before = "" if len(jobs) == 1 else f"{job.name}/"
     result |= {f"{before}{r['name']}/accuracy": r["accuracy"] for r in rows}
@@ -190,6 +188,39 @@ def _report(c, jobs, methods, writer, loaded, critic,
     report |= report["tasks"][jobs[0].name]
   store.write_atomic(workdir / "report.json", json.dumps(report).encode())
   store.write_atomic(workdir / stage.RESULT, json.dumps(result).encode())
+
+
+def _kept(path: pathlib.Path, made_of: str):
+  """What an earlier run of the same search found; None if there is none."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+  return found if found.get("made_of") == made_of else None
+
+
+def _search(c, job, methods, writer, critic) -> dict:
+  """What the methods find on one job: {"about", "trees"}, plain JSON values."""
+  rows, outcomes, costs, kept = [], {}, {}, None
+  for method in (methods[name] for name in job.methods):
+    results, seconds = solve(method, writer, job.problems,
+                             jax.random.key(c["seed"]), batch=c["batch"],
+                             critic=critic)
+    correct = [bool(p.grade(r.answer)) for p, r in zip(
+        job.problems, results, strict=True)]
+    outcomes[method.name] = correct
+    costs[method.name] = findings.costs_of(results)
+    rows.append(findings.row(method, correct, results, seconds))
+    if method.name == c["answer"]:
+      kept = results
+  found = {"trees": [], "about": {
+      **findings.section(job, rows, outcomes, costs), "calibration": {}}}
+  if kept is not None:
+    found["trees"] = findings.hardest(
+        job, kept, outcomes, of=c["answer"], count=c["trees"])
+    found["about"]["calibration"] = findings.reliability(
+        job, methods[c["answer"]], kept)
+  return found
 
 
 def _write_answers(problems, results, path) -> None:

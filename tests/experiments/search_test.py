@@ -139,6 +139,29 @@ def test_two_tasks_in_one_report(go, tmp_path, capsys):
   assert "numbers" in printed and "games" in printed
 
 
+def test_an_interrupted_search_goes_on_with_the_next_task(
+    go, tmp_path, monkeypatch, capsys):
+  solve, asked = search_run.solve, []
+
+  def counted(method, writer, problems, *args, **kwargs):
+    asked.append(problems[0].prompt().split()[1])
+    if len(asked) == 3:  # Two methods for games; this is the next task's first.
+      raise KeyboardInterrupt
+    return solve(method, writer, problems, *args, **kwargs)
+
+  monkeypatch.setattr(search_run, "solve", counted)
+  assert go() == 130
+  assert not (tmp_path / "run" / "report.json").exists()
+  assert go() == 0, capsys.readouterr().err
+  assert asked[:2] == ["24", "24"] and len(asked) == 3 + 3
+  whole = report(tmp_path)
+  assert set(whole["tasks"]) == {"numbers", "games"}
+  assert go() == 0 and len(asked) == 6 and report(tmp_path) == whole
+  (tmp_path / "run" / "tasks" / "games.json").write_text("{")
+  assert go() == 0 and len(asked) == 8  # Damaged: searched again.
+  assert go("--config.seed=1") == 0 and len(asked) == 8 + 5  # Another one.
+
+
 def test_one_task_is_as_the_summary_reads_it(go, tmp_path, capsys):
   more = "c.tasks = {}; c.task = 'game24'; c.problems = 2"
   status = go("--config.budget.generated_tokens=20",
