@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
   c.model = dict(d_model=128, num_layers=4, num_heads=2, num_kv_heads=2,
                  head_dim=64, d_mlp=352, max_length=256, tied=True,
                  qk_norm=True)
+  c.digits = True  # Embeddings of numbers begin as sums of their digits'.
   c.rounds = 8
   c.formats = dict(count=60_000, steps=300)  # Blind plays.
   # How training problems are played, and who judges where pruning does.

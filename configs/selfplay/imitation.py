@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
   other = game24.get_config()
   c = ConfigDict()
   c.seed, c.mesh, c.model = other.seed, other.mesh, other.model
+  c.digits = other.digits
   for name in ("batch", "length", "microbatches", "compiler_options",
                "optimizer", "log_every"):
     c[name] = other.training[name]

@@ -213,14 +213,14 @@ def _search(c, job, methods, writer, critic) -> dict:
     rows.append(findings.row(method, correct, results, seconds))
     if method.name == c["answer"]:
       kept = results
-  found = {"trees": [], "about": {
-      **findings.section(job, rows, outcomes, costs), "calibration": {}}}
+  about, trees = findings.section(job, rows, outcomes, costs), []
+  about["calibration"] = {}
   if kept is not None:
-    found["trees"] = findings.hardest(
+    trees = findings.hardest(
         job, kept, outcomes, of=c["answer"], count=c["trees"])
-    found["about"]["calibration"] = findings.reliability(
+    about["calibration"] = findings.reliability(
         job, methods[c["answer"]], kept)
-  return found
+  return {"about": about, "trees": trees}
 
 
 def _write_answers(problems, results, path) -> None:

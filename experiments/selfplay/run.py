@@ -31,7 +31,8 @@ FORMATS, PLAYED = "formats.jsonl", "played.jsonl"
 RIGHT, WRONG = "right.jsonl", "wrong.jsonl"  # To learn.
 VISITED, VISITS = "visited.jsonl", "visits.jsonl"  # Of a round; to learn.
 _FIELDS = (
-    "seed", "mesh", "task", "dials", "model", "rounds", "formats", "play",
+    "seed", "mesh", "task", "dials", "model", "digits", "rounds", "formats",
+    "play",
     "labels", "targets", "start", "rationalize", "pool", "per_round", "most",
     "recent", "failures", "practice", "epochs", "training", "evaluate",
     *methods.SAMPLING)
@@ -279,14 +280,19 @@ def _learn(c, folder, steps: int, shares: dict[str, float], before) -> None:
                           length=length)
   sources = mixture.sources(folders, form="examples", length=length,
                             batch=config["batch"], seed=c["seed"])
-  if not before:
+  begin = None
+  if before:
+    begin = lambda: stage.init_from(str(before)).params
+  else:
     made = stage.Program(made.model, objectives.next_token(
         stage.apply_of(made.model)))
+    if c["digits"]:
+      begin = lambda: model.init_with_digits(made.model, vocab, c["seed"])
   stage.Stage(
       name=f"selfplay {folder.name}", workdir=folder / "train", config=config,
       program=made, vocab=vocab, source=mixture.mixed(specs, sources),
       evaluate=lambda params: {},  # Held-out problems are answered after it.
-      params=before and (lambda: stage.init_from(str(before)).params),
+      params=begin,
   ).fit()
 
 

@@ -14,7 +14,6 @@ test games.
 
 import pathlib
 
-import jax
 import jax.numpy as jnp
 
 from lm import model
@@ -24,7 +23,6 @@ from lm import sharding
 from lm import train
 from lm.data import mixture
 from lm.data import problems
-from lm.data import vocab as vocab_lib
 from lm.evals import calibration
 from lm.launch import main
 from lm.launch import stage
@@ -57,7 +55,8 @@ def run(config, workdir: pathlib.Path, mesh) -> None:
   if before:
     begin = lambda: with_scalar_head(before)
   elif config.get("digits"):
-    begin = lambda: with_digits(made.model, vocab, config["seed"])
+    begin = lambda: model.init_with_digits(
+        made.model, vocab, config["seed"])
   held_out = mixture.once(
       [s for name, s in sources("validation").items()
        if "values" in s.extra and specs[name].get("what") != "facts"],
@@ -103,20 +102,6 @@ def with_scalar_head(loaded: train.Loaded):
   return {**loaded.params,
           "value": {"value": sharding.shard(jnp.zeros(width), None),
                     "bias": sharding.shard(jnp.zeros(()))}}
-
-
-def with_digits(net: model.LanguageModel, vocab: vocab_lib.Vocab, seed: int):
-  """Fresh parameters, numbers made of their digits (`model.from_digits`)."""
-  pieces = [vocab.piece(i) for i in range(vocab.size)]
-
-  def laid_out(key):
-    params = net.init(key)
-    table = model.from_digits(params["embed"]["table"], pieces,
-                              jax.random.fold_in(key, 1))
-    return {**params, "embed": {"table": sharding.shard(
-        table, *net.axes()["embed"]["table"])}}
-
-  return jax.jit(laid_out)(jax.random.key(seed))
 
 
 if __name__ == "__main__":

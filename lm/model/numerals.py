@@ -9,9 +9,14 @@ features.)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+
+from lm import sharding
+from lm.model.transformer import LanguageModel
+from lm.types import Params
 
 _OWN = 0.3  # Of a row that is the number's own.
 
@@ -38,3 +43,23 @@ def from_digits(table_VD: jax.Array, pieces: Sequence[str], key: jax.Array
   at = np.array(ids, np.int32)
   return table_VD.at[at].set(
       sum_ND / places ** 0.5 + _OWN * table_VD[at])
+
+
+def init_with_digits(net: LanguageModel, vocab: Any, seed: int) -> Params:
+  """Fresh parameters, laid out on the mesh, numbers made of their digits.
+
+  Args:
+    net: the model.
+    vocab: its vocabulary, with `size` and `piece(id)`.
+    seed: of all of it.
+  """
+  pieces = [vocab.piece(i) for i in range(vocab.size)]
+
+  def laid_out(key):
+    params = net.init(key)
+    table = from_digits(params["embed"]["table"], pieces,
+                        jax.random.fold_in(key, 1))
+    return {**params, "embed": {"table": sharding.shard(
+        table, *net.axes()["embed"]["table"])}}
+
+  return jax.jit(laid_out)(jax.random.key(seed))

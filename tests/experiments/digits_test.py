@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from experiments.value import run as value
+from lm import model
 from lm.data import problems
 
 
@@ -13,7 +14,8 @@ def test_only_the_rows_of_numbers_differ_from_fresh_parameters():
   config = importlib.import_module("configs.thinkers.small").get_config()
   assert config.digits
   net, vocab = value.program(config.to_dict()).model, problems.vocabulary()
-  made, plain = value.with_digits(net, vocab, 3), net.init(jax.random.key(3))
+  made = model.init_with_digits(net, vocab, 3)
+  plain = net.init(jax.random.key(3))
   table, other = (np.asarray(p["embed"]["table"]) for p in (made, plain))
   numbers = [vocab.id(f"\u2581{n}") for n in range(200)]
   words = [vocab.id(w) for w in ("\u2581(left:", "Answer:", "+", "=")]
