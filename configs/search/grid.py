@@ -69,8 +69,9 @@ def tasks(count: int) -> dict:
   few = at_budgets((128, CONTROL))
   return dict(
       countdown=task("countdown", ("*",), "test_targets"),
-      game24=task("game24", at_budgets(BUDGETS)), words=task("words", few),
-      star_graph=task("star_graph", few, arms=5, length=5))
+      game24=task("game24", at_budgets(BUDGETS)),
+      words=task("words", few, steps=2),
+      star_graph=task("star_graph", few, arms=3, length=3))
 
 
 def get_config() -> ConfigDict:

@@ -32,10 +32,11 @@ def get_config() -> ConfigDict:
   # of the problems that can be solved can be solved so.
   few = dict(dials=dict(largest=199))
   c.data = dict(folder="runs/thinkers/data", sources=dict(
-      facts=rows("countdown", 0.28, "facts", 60_000, **few),
+      facts=rows("countdown", 0.26, "facts", 60_000, **few),
       countdown=rows("countdown", 0.28, count=100_000, sound=0.3, **few),
-      game24=rows("game24", 0.14, sound=0.3, dials=dict(largest=99)),
-      words=rows("words", 0.1), star_graph=rows("star_graph", 0.1),
+      game24=rows("game24", 0.12, sound=0.3, dials=dict(largest=99)),
+      words=rows("words", 0.1, dials=dict(steps=2)),
+      star_graph=rows("star_graph", 0.14, dials=dict(arms=3, length=3)),
       streams=rows("countdown", 0.04, "streams", 20_000, **few),
       revisions=rows("countdown", 0.03, "revisions", 20_000, **few),
       verdicts=rows("countdown", 0.03, "verdicts", 20_000, **few)))
