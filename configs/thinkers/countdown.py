@@ -4,8 +4,8 @@
         --workdir=runs/thinkers/countdown/0
 
 A third of it is drill: sums, differences, products and quotients of which the
-results are learnt. Then configs/search/countdown.py. One seed: 39 CPU-minutes,
-87 % of problems with held-out targets (experiments/search/README.md).
+results are learnt. Then configs/search/countdown.py. One seed: 53 minutes on one
+core, 87 % of problems with held-out targets (experiments/search/README.md).
 """
 
 from configs.thinkers import large
