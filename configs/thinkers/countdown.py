@@ -4,7 +4,7 @@
         --workdir=runs/thinkers/countdown/0
 
 A third of it is drill: sums, differences, products and quotients of which the
-results are learnt. Then configs/search/countdown.py. One seed: 53 minutes on one
+results are learnt. Then configs/search/countdown.py. One seed: 53 minutes on a
 core, 87 % of problems with held-out targets (experiments/search/README.md).
 """
 
